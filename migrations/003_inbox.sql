@@ -1,0 +1,444 @@
+-- Up Migration
+
+create schema inbox;
+
+-- The newest version every row has seen, its tombstone included. The guard of the apply upserts here first, which takes
+-- the row's lock; nothing at the target relies on arrival order.
+-- key: the typed key as canonical text (numeric trimmed, blanks of CHAR dropped): 16 and 016 are one row.
+-- was_*: the version before the last batch, set only when a batch carried several changes of the row.
+-- behind: columns whose value is older than the row's version, because newer images did not carry them.
+create table inbox.row_version (
+  relation integer not null,
+  key text not null,
+  origin smallint not null,
+  epoch integer not null,
+  time bigint not null,
+  seq bigint not null,
+  deleted boolean not null,
+  parked boolean not null default false,
+  was_epoch integer,
+  was_time bigint,
+  was_seq bigint,
+  behind jsonb,
+  primary key (relation, key)
+) with (fillfactor = 80);
+
+-- The statements of a relation as they were generated; consumer_query is what consumer_log shows.
+create table inbox.statement (
+  id integer generated always as identity primary key,
+  relation integer not null,
+  revision integer not null,
+  topicname text not null,
+  destination text not null,
+  schema_name text not null,
+  table_name text not null,
+  keyed boolean not null,
+  consumer_query text not null,
+  guard text not null,
+  one text,
+  old_keys text,
+  partial text,
+  fill text,
+  leave text not null,
+  flag text
+);
+comment on column inbox.statement.guard is 'keyed: upserts row_version and logs; without a key: the net of copies per row image';
+comment on column inbox.statement.leave is 'keyed: deletes the row a key change left, if it equals the before-image; without a key: deletes copies';
+create unique index statement_text on inbox.statement
+  (relation, revision, topicname, md5(consumer_query), md5(guard));
+
+-- The outcome of every change, written in the transaction of its effect. (origin, seq_id) is the identity everywhere.
+create table inbox.applied (
+  origin smallint not null,
+  seq_id bigint not null,
+  status text not null check (status in ('APPLIED', 'SUPERSEDED', 'PARKED', 'RETRYING', 'FAILED', 'SKIPPED')),
+  attempt smallint not null default 0,
+  statement integer not null,
+  partition integer not null,
+  "offset" bigint not null,
+  failure text,
+  applied_at timestamptz not null default clock_timestamp(),
+  primary key (origin, seq_id)
+);
+create index applied_not_plainly on inbox.applied (status, seq_id) where status <> 'APPLIED';
+
+-- Changes set aside with what is needed to put them back: the element as the apply takes it, and why.
+create table inbox.parked (
+  origin smallint not null,
+  seq_id bigint not null,
+  relation integer not null,
+  key text,
+  reason text not null,
+  message text not null,
+  change json not null,
+  attempts smallint not null default 0,
+  parked_at timestamptz not null default clock_timestamp(),
+  primary key (origin, seq_id)
+);
+create index parked_row on inbox.parked (relation, key);
+
+-- A key change whose old row could not be deleted yet: it goes when the stored row equals the before-image, and is
+-- settled by any newer version of that row.
+create table inbox.shift (
+  relation integer not null,
+  key text not null,
+  origin smallint not null,
+  seq_id bigint not null,
+  epoch integer not null,
+  time bigint not null,
+  change json not null,
+  primary key (relation, key, epoch, time, seq_id, origin)
+);
+
+-- Where each consumer group stands, in the transaction of the effects. Kafka's committed offset is only a mirror.
+-- The last record's identity tells a re-created topic from the one that was read.
+create table inbox.position (
+  consumer_group text not null,
+  topic text not null,
+  partition integer not null,
+  next_offset bigint not null default 0,
+  last_offset bigint,
+  last_origin smallint,
+  last_seq_id bigint,
+  holder text not null,
+  term bigint not null default 1,
+  raised_at timestamptz not null default clock_timestamp(),
+  primary key (consumer_group, topic, partition)
+) with (fillfactor = 50);
+
+-- Tables without a key: copies of a row image that deletes asked for before their inserts came (n < 0).
+create table inbox.owed (
+  relation integer not null,
+  image uuid not null,
+  n bigint not null,
+  primary key (relation, image)
+);
+
+-- The columns of `uncarried`, each with the version its value is of: what it was behind before, else the whole row's.
+create function inbox.behind_of(behind jsonb, its_epoch integer, its_time bigint, its_seq bigint, uncarried jsonb) returns jsonb
+language sql immutable
+return (select jsonb_object_agg(name, coalesce(behind -> name, jsonb_build_array(its_epoch, its_time, its_seq)))
+        from jsonb_object_keys(uncarried) as name);
+
+-- A change that was parked for its key shift and needs no longer wait.
+create function inbox.settle(its_origin smallint, its_seq_id bigint) returns void
+language sql volatile
+begin atomic
+  delete from inbox.parked p where p.origin = its_origin and p.seq_id = its_seq_id and p.reason = 'KEY_SHIFT';
+  update inbox.applied a set status = 'APPLIED', failure = null, applied_at = clock_timestamp()
+  where a.origin = its_origin and a.seq_id = its_seq_id and a.status = 'PARKED' and a.failure like 'KEY_SHIFT%';
+end;
+
+-- Deletes the row that a key change left behind, if it still equals the before-image: then this is the row that moved.
+-- Otherwise another row stands there (id = id + 1), or the row's own changes are still on their way: remembered in
+-- shift. Returns 'left', 'absent' (nothing stood there) or 'shifted' (another image stands there).
+-- The caller holds the lock of row_version(its_key).
+create function inbox.leave(stmt inbox.statement, its_key text, change json, its_origin smallint, its_epoch integer, its_time bigint, its_seq bigint)
+returns text language plpgsql volatile as $$
+declare
+  found_rows integer;
+  gone integer;
+begin
+  perform 1 from inbox.row_version r
+  where r.relation = stmt.relation and r.key = its_key
+    and (its_epoch, its_time, its_seq) > (r.epoch, r.time, r.seq);
+  if not found then return 'left'; end if;
+  execute stmt.leave into found_rows, gone using json_build_array(change);
+  if gone > 0 then
+    update inbox.row_version r
+    set origin = its_origin, epoch = its_epoch, time = its_time, seq = its_seq, deleted = true, behind = null
+    where r.relation = stmt.relation and r.key = its_key;
+    return 'left';
+  end if;
+  insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
+  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
+  on conflict do nothing;
+  return case when found_rows > 0 then 'shifted' else 'absent' end;
+end
+$$;
+
+-- Tries the remembered key changes of a row again, after something was applied to it.
+create function inbox.settle_shifts(stmt inbox.statement, its_key text) returns void
+language plpgsql volatile as $$
+declare
+  s inbox.shift;
+begin
+  for s in
+    select * from inbox.shift x where x.relation = stmt.relation and x.key = its_key order by x.epoch, x.time, x.seq_id
+  loop
+    if inbox.leave(stmt, its_key, s.change, s.origin, s.epoch, s.time, s.seq_id) = 'left' then
+      delete from inbox.shift x where x.relation = s.relation and x.key = s.key and x.origin = s.origin and x.seq_id = s.seq_id;
+      perform inbox.settle(s.origin, s.seq_id);
+    end if;
+  end loop;
+end
+$$;
+
+-- Columns that newer images did not carry take the value of this older change, unless it is older than theirs too.
+-- Returns how many were filled. The caller holds the lock of row_version(its_key).
+create function inbox.fill(stmt inbox.statement, its_key text, change json, its_epoch integer, its_time bigint, its_seq bigint, uncarried jsonb)
+returns integer language plpgsql volatile as $$
+declare
+  names text[];
+begin
+  select array_agg(b.name) into names
+  from inbox.row_version r cross join lateral jsonb_each(r.behind) as b(name, at)
+  where r.relation = stmt.relation and r.key = its_key and r.behind is not null
+    and (its_epoch, its_time, its_seq) > ((b.at ->> 0)::integer, (b.at ->> 1)::bigint, (b.at ->> 2)::bigint)
+    and not coalesce(uncarried ? b.name, false);
+  if names is null then return 0; end if;
+  execute stmt.fill using json_build_array(change), names;
+  update inbox.row_version r
+  set behind = r.behind || (select jsonb_object_agg(name, jsonb_build_array(its_epoch, its_time, its_seq)) from unnest(names) as name)
+  where r.relation = stmt.relation and r.key = its_key;
+  return cardinality(names);
+end
+$$;
+
+-- One change on its own: key changes, partial images of a row with several changes in the batch, late carriers.
+-- Every row_version it touches was created and locked, in key order, by the guard.
+create function inbox.apply_one(stmt inbox.statement, change json, its_partition integer) returns void
+language plpgsql volatile as $$
+declare
+  doc constant json := json_build_array(change);
+  el record;
+  r inbox.row_version;
+  outcome text := 'APPLIED';
+  why text;
+begin
+  execute stmt.one into el using doc;
+  if el.old_key <> el.key and inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s) = 'shifted' then
+    outcome := 'PARKED';
+    why := 'KEY_SHIFT: the new key is written; at the old key stands a row that is not the before-image';
+  end if;
+
+  select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
+  if (el.e, el.t, el.s) > (r.epoch, r.time, r.seq) then
+    update inbox.row_version v
+    set origin = el.o, epoch = el.e, time = el.t, seq = el.s, deleted = (el.op = 'DELETE'),
+        behind = case when el.u is not null then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, el.u) end
+    where v.relation = stmt.relation and v.key = el.key;
+    if el.u is null then
+      execute stmt.consumer_query using doc, array[el.i];
+    else
+      execute stmt.partial using doc, array[el.i];
+    end if;
+  elsif (el.e, el.t, el.s) < (r.epoch, r.time, r.seq)
+        and inbox.fill(stmt, el.key, change, el.e, el.t, el.s, el.u) = 0 and outcome = 'APPLIED' then
+    outcome := 'SUPERSEDED';
+  end if;
+
+  insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset", failure)
+  values (el.o, el.s, outcome, stmt.id, its_partition, el.f, why)
+  on conflict do nothing;
+  if found and outcome = 'PARKED' then
+    insert into inbox.parked (origin, seq_id, relation, key, reason, message, change)
+    values (el.o, el.s, stmt.relation, el.old_key, 'KEY_SHIFT', why, change)
+    on conflict do nothing;
+  end if;
+end
+$$;
+
+-- One batch of one relation without a key: signed counts per row image, so that every order of arrival ends in the same
+-- table (faults seen: F15). A delete that comes before its insert is owed, and the insert pays it. `applied` is the gate.
+create function inbox.apply_counts(stmt inbox.statement, changes json, its_partition integer) returns void
+language plpgsql volatile as $$
+declare
+  fresh integer[];
+  images uuid[];
+  nets bigint[];
+  samples integer[];
+begin
+  with c as (
+    select distinct on (o, s) i, o, s, f
+    from json_to_recordset(changes) as x("~i" integer, "~o" smallint, "~s" bigint, "~f" bigint)
+    cross join lateral (select "~i" as i, "~o" as o, "~s" as s, "~f" as f) as named
+    order by o, s, i
+  ), logged as (
+    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset")
+    select o, s, 'APPLIED', stmt.id, its_partition, f from c
+    on conflict do nothing
+    returning origin, seq_id
+  )
+  select array_agg(c.i) into fresh from c join logged l on l.origin = c.o and l.seq_id = c.s;
+  if fresh is null then return; end if;
+
+  execute stmt.guard into images, nets, samples using changes, fresh;
+  if images is null then return; end if;
+
+  -- Locks the images in one order; all below runs with a snapshot taken after that.
+  insert into inbox.owed as o (relation, image, n)
+  select stmt.relation, x.image, 0 from unnest(images) as x(image) order by x.image
+  on conflict (relation, image) do update set n = o.n;
+
+  execute stmt.consumer_query using changes,
+    (select array_agg(x.sample order by x.sample) from unnest(images, nets, samples) as x(image, net, sample)
+       join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n),
+    (select array_agg(x.net + o.n order by x.sample) from unnest(images, nets, samples) as x(image, net, sample)
+       join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n);
+  update inbox.owed o set n = least(o.n + x.net, 0)
+  from unnest(images, nets) as x(image, net)
+  where o.relation = stmt.relation and o.image = x.image and x.net > 0;
+
+  if exists (select from unnest(nets) as net where net < 0) then
+    execute 'with gone as (' || stmt.leave || ')
+             update inbox.owed o set n = o.n + need.net + coalesce(gone.n, 0)
+             from unnest($1, $2) as need(image, net) left join gone on gone.image = need.image
+             where o.relation = $3 and o.image = need.image'
+    using (select array_agg(x.image order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
+          (select array_agg(x.net order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
+          stmt.relation;
+  end if;
+  delete from inbox.owed o where o.relation = stmt.relation and o.image = any(images) and o.n = 0;
+end
+$$;
+
+-- True when this term still owns the partition; locks the position row, which every write of a consumer hangs on.
+create function inbox.holds(its_group text, its_topic text, its_partition integer, its_term bigint) returns boolean
+language plpgsql volatile as $$
+begin
+  perform 1 from inbox.position p
+  where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition and p.term = its_term
+  for update;
+  return found;
+end
+$$;
+
+-- One batch of one relation with a key. Two steps, because in one snapshot a delete overtakes an insert of the same row
+-- that another partition is applying, and the row lives for ever (faults seen: F1): first the guard upserts row_version
+-- in key order, which takes the locks and names the winners; then, with a new snapshot, the effects.
+-- Elements of keys where versions of columns matter (key changes, several changes of a row with a partial image among
+-- them) go one by one in the order of their versions.
+-- Returns the ordinals of superseded changes.
+create function inbox.apply_rows(stmt inbox.statement, changes json, its_partition integer) returns integer[]
+language plpgsql volatile as $$
+declare
+  old_keys text[];
+  winners integer[];
+  partials integer[];
+  singles integer[];
+  lost integer[];
+  touched text[];
+  single record;
+begin
+  execute stmt.old_keys into old_keys using changes;
+  execute stmt.guard into winners, partials, singles, lost, touched
+    using changes, stmt.relation, old_keys, stmt.id, its_partition;
+  if winners is not null then
+    execute stmt.consumer_query using changes, winners;
+  end if;
+  if partials is not null then
+    execute stmt.partial using changes, partials;
+  end if;
+  if singles is not null then
+    for single in
+      select e.change from unnest(singles) with ordinality as s(i, place)
+      join json_array_elements(changes) with ordinality as e(change, i) on e.i = s.i order by s.place
+    loop
+      perform inbox.apply_one(stmt, single.change, its_partition);
+    end loop;
+  end if;
+  if lost is not null then
+    lost := inbox.fill_late(stmt, changes, lost);
+  end if;
+  if exists (select from inbox.shift s where s.relation = stmt.relation) then
+    perform inbox.settle_shifts(stmt, k.key)
+    from (select distinct key from unnest(touched || old_keys) as key where key is not null order by key) as k;
+  end if;
+  return lost;
+end
+$$;
+
+-- Superseded changes of rows that are behind in some column may still carry its value. Returns those that did not.
+create function inbox.fill_late(stmt inbox.statement, changes json, lost integer[]) returns integer[]
+language plpgsql volatile as $$
+declare
+  late record;
+  el record;
+  still_lost integer[] := lost;
+begin
+  if not exists (select from inbox.row_version r where r.relation = stmt.relation and r.behind is not null) then
+    return lost;
+  end if;
+  for late in
+    select e.change, e.i::integer as i from json_array_elements(changes) with ordinality as e(change, i) where e.i = any(lost)
+  loop
+    execute stmt.one into el using json_build_array(late.change);
+    if inbox.fill(stmt, el.key, late.change, el.e, el.t, el.s, el.u) > 0 then
+      update inbox.applied a set status = 'APPLIED' where a.origin = el.o and a.seq_id = el.s;
+      still_lost := array_remove(still_lost, late.i);
+    end if;
+  end loop;
+  return nullif(still_lost, '{}');
+end
+$$;
+create index row_version_behind on inbox.row_version (relation) where behind is not null;
+
+-- What the consumer sends for one relation of a batch: one statement, atomic without a client-side transaction.
+-- outcome: OK, FENCED (another holder has the partition), STALE (the relation changed, or was stopped: look again).
+-- next_offset null: other relations of the same batch are still to come, the position stays.
+create function inbox.apply(
+  its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json,
+  its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint,
+  out outcome text, out superseded integer[]
+) language plpgsql volatile
+set plan_cache_mode = 'force_custom_plan' set timezone = 'UTC' set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres' set bytea_output = 'hex' as $$
+declare
+  stmt inbox.statement;
+begin
+  outcome := 'FENCED';
+  if not inbox.holds(its_group, its_topic, its_partition, its_term) then return; end if;
+
+  if statement_id is not null then
+    select s.* into stmt from inbox.statement s where s.id = statement_id;
+    -- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
+    perform pg_advisory_xact_lock_shared(7161, stmt.relation);
+    outcome := 'STALE';
+    perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
+    if not found then return; end if;
+    if stmt.keyed then
+      superseded := inbox.apply_rows(stmt, changes, its_partition);
+    else
+      perform inbox.apply_counts(stmt, changes, its_partition);
+    end if;
+  end if;
+
+  if its_next is not null then
+    update inbox.position p
+    set next_offset = its_next, last_offset = its_last, last_origin = its_last_origin, last_seq_id = its_last_seq_id
+    where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
+  end if;
+  outcome := 'OK';
+end
+$$;
+
+-- Sets changes aside that must not be applied as they are (a TIME in the future, a key that is not there).
+create function inbox.park(
+  its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json
+) returns text language plpgsql volatile as $$
+begin
+  if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
+  with c as (
+    select distinct on (x."~o", x."~s") x.*, e.change
+    from json_array_elements(changes) as e(change)
+    cross join lateral json_to_record(e.change)
+      as x("~o" smallint, "~s" bigint, "~f" bigint, "~reason" text, "~message" text)
+  ), logged as (
+    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure)
+    select c."~o", c."~s", 'PARKED', statement_id, its_partition, c."~f", c."~reason" || ': ' || c."~message" from c
+    on conflict do nothing
+    returning origin, seq_id
+  )
+  insert into inbox.parked (origin, seq_id, relation, reason, message, change)
+  select c."~o", c."~s", s.relation, c."~reason", c."~message", c.change
+  from c join logged l on l.origin = c."~o" and l.seq_id = c."~s"
+  cross join inbox.statement s where s.id = statement_id
+  on conflict do nothing;
+  return 'OK';
+end
+$$;
+
+-- Down Migration
+
+drop schema inbox cascade;

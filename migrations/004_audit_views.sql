@@ -1,0 +1,50 @@
+-- Up Migration
+
+-- Every change up to here is published and has an outcome; the services move it. Only what lies above can be pending.
+create table auditlog.settled (
+  the_only boolean primary key default true check (the_only),
+  up_to bigint not null default 0
+) with (fillfactor = 50);
+insert into auditlog.settled default values;
+
+create view auditlog.consumer_log as
+select a.origin, a.seq_id, s.topicname, s.destination, s.schema_name, s.table_name, s.consumer_query,
+       a.status as consumer_deploy_status, a.failure as consumer_failure_log, a.applied_at as consumer_update_time,
+       a.attempt, a.partition, a."offset"
+from inbox.applied a join inbox.statement s on s.id = a.statement;
+
+-- One row per change. The first branch has both statuses as plain columns, so that a filter uses their partial indexes
+-- (through a case it took 800 ms on 400,000 rows, see faults seen F21); the second reads only above the watermark.
+create view auditlog.audit_log as
+select p.seq_id, p.origin, p.schema_name, p.table_name, p.operation,
+       l.producer_publish_status, l.producer_failure_log, l.producer_publish_time,
+       a.status as consumer_deploy_status, a.failure as consumer_failure_log, a.applied_at as consumer_update_time
+from auditlog.producer_log p
+join auditlog.publish_log l on l.seq_id = p.seq_id and l.latest
+join inbox.applied a on a.origin = p.origin and a.seq_id = p.seq_id
+union all
+select p.seq_id, p.origin, p.schema_name, p.table_name, p.operation,
+       coalesce(l.producer_publish_status, 'PENDING'), l.producer_failure_log, l.producer_publish_time,
+       coalesce(a.status, 'PENDING'), a.failure, a.applied_at
+from auditlog.producer_log p
+left join auditlog.publish_log l on l.seq_id = p.seq_id and l.latest
+left join inbox.applied a on a.origin = p.origin and a.seq_id = p.seq_id
+where p.seq_id > (select up_to from auditlog.settled)
+  and (l.position is null or a.seq_id is null);
+
+-- Only what is still on its way.
+create view auditlog.pending as
+select p.seq_id, p.origin, p.schema_name, p.table_name, p.operation, p.received_at,
+       l.position is not null as published, a.seq_id is not null as deployed
+from auditlog.producer_log p
+left join auditlog.publish_log l on l.seq_id = p.seq_id and l.latest
+left join inbox.applied a on a.origin = p.origin and a.seq_id = p.seq_id
+where p.seq_id > (select up_to from auditlog.settled)
+  and (l.position is null or a.seq_id is null);
+
+-- Down Migration
+
+drop view auditlog.pending;
+drop view auditlog.audit_log;
+drop view auditlog.consumer_log;
+drop table auditlog.settled;
