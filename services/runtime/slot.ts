@@ -1,0 +1,154 @@
+import { connect as tcp } from 'node:net'
+import postgres from 'postgres'
+import type { Options, PostgresType, Sql as PostgresSql } from 'postgres'
+
+/** bigint and numeric come as text by default, timestamps because of this type: nothing is rounded on the way. */
+type Sql = PostgresSql<{ timestamp: string }>
+
+/**
+ * A slot: one connection with one single statement in flight, which either answers, fails, or is given up at a deadline.
+ *
+ * postgres.js 3.4.9 leaves queries hanging for ever when a connection dies between 'error' and 'close', and its begin()
+ * can commit outside of the transaction. So every unit of work here is one statement, raced against the death of its
+ * connection, and a connection that failed in any way but a plain statement error is thrown away.
+ */
+export type Slot = {
+  /** Runs one statement. Rejects with SlotLost when the outcome is unknown: repeat only what is idempotent. */
+  run<T>(work: (sql: Sql) => PromiseLike<T>): Promise<T>
+  /** Ends the connection; a statement in flight has 5 seconds. */
+  close(): Promise<void>
+}
+
+export type SlotOptions = {
+  url: string
+  /** Shown in pg_stat_activity. */
+  name: string
+  /** Milliseconds after which a statement is given up (default 15,000); the server ends it 2 seconds earlier. */
+  deadline?: number
+  lockTimeout?: number
+}
+
+/** The statement was sent and its outcome is unknown, or it never reached the server. */
+export class SlotLost extends Error {
+  readonly code = 'DATABASE_LOST'
+  readonly retry = true
+}
+
+/** Settings that every connection needs: text instead of rounded numbers, plans that cannot be of an empty table. */
+export function connectionOptions(options: SlotOptions): Options<{ timestamp: PostgresType<string> }> {
+  const deadline = options.deadline ?? 15_000
+  const driverOptions = {
+    max: 1,
+    max_lifetime: null,
+    idle_timeout: 0,
+    connect_timeout: 5,
+    onnotice: () => undefined,
+    // The driver never sets TCP_NODELAY, which costs 40 ms on every statement larger than a packet.
+    socket: noDelaySocket,
+    connection: {
+      application_name: `deltapost ${options.name}`,
+      statement_timeout: Math.max(1_000, deadline - 2_000),
+      lock_timeout: options.lockTimeout ?? Math.max(1_000, deadline - 5_000),
+      idle_in_transaction_session_timeout: 30_000,
+      default_transaction_isolation: 'read committed' as const,
+      plan_cache_mode: 'force_custom_plan',
+      synchronous_commit: 'on',
+      search_path: 'pg_catalog',
+      TimeZone: 'UTC',
+      DateStyle: 'ISO, MDY',
+    },
+    types: {
+      timestamp: { to: 1114, from: [1082, 1114, 1184], serialize: String, parse: String },
+    },
+  }
+  return driverOptions satisfies Options<{ timestamp: PostgresType<string> }>
+}
+
+/** Opens a slot; the connection itself is made by the first statement, and made again after a loss. */
+export function openSlot(options: SlotOptions): Slot {
+  const deadline = options.deadline ?? 15_000
+  let current: { sql: Sql; lost: Promise<never>; alive: boolean } | undefined
+
+  function open(): { sql: Sql; lost: Promise<never>; alive: boolean } {
+    const { promise: lost, reject } = Promise.withResolvers<never>()
+    lost.catch(() => undefined) // nobody waits for it while the slot is idle
+    const mine = { alive: true, lost, sql: postgres(options.url, {
+      ...connectionOptions(options),
+      onclose: () => {
+        if (!mine.alive) return
+        mine.alive = false
+        reject(new SlotLost('the connection to Postgres closed'))
+      },
+    }) }
+    return mine
+  }
+
+  return {
+    async run(work) {
+      if (!current?.alive) current = open()
+      const mine = current
+      try {
+        return await withDeadline(Promise.race([Promise.resolve(work(mine.sql)), mine.lost]), deadline)
+      } catch (error) {
+        if (keepsConnection(error)) throw error
+        mine.alive = false
+        // Not awaited: end() hangs for ever right after a disconnect.
+        mine.sql.end({ timeout: 0 }).catch(() => undefined)
+        throw error instanceof SlotLost ? error : new SlotLost(describe(error), { cause: error })
+      }
+    },
+    async close() {
+      const mine = current
+      current = undefined
+      if (!mine?.alive) return
+      mine.alive = false
+      await Promise.race([mine.sql.end({ timeout: 5 }), new Promise((resolve) => setTimeout(resolve, 6_000).unref())])
+    },
+  }
+}
+
+/** SQLSTATE of an error or of what caused it, undefined where the server said nothing. */
+export function sqlstateOf(error: unknown): string | undefined {
+  for (let at: unknown = error; at instanceof Error; at = at.cause) {
+    if ('code' in at && typeof at.code === 'string' && /^[0-9A-Z]{5}$/.test(at.code)) return at.code
+  }
+  return undefined
+}
+
+/** True where waiting can help: connection, resources, locks, deadlocks, cancelled by timeout, shutting down. */
+export function isEnvironment(error: unknown): boolean {
+  if (error instanceof SlotLost) return true
+  const state = sqlstateOf(error)
+  return state !== undefined && /^(08|53|57|58|40|55P03|25006|XX)/.test(state)
+}
+
+/** Plain statement errors leave the connection as it was; 57014 is our own statement_timeout. */
+function keepsConnection(error: unknown): boolean {
+  const state = sqlstateOf(error)
+  return state !== undefined && /^(0A|21|22|23|40|42|53|54|55|P0|57014)/.test(state)
+}
+
+function describe(error: unknown): string {
+  return error instanceof Error ? `the statement was lost: ${error.message}` : 'the statement was lost'
+}
+
+async function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
+  const { promise: late, reject } = Promise.withResolvers<never>()
+  const timer = setTimeout(() => reject(new SlotLost(`no answer from Postgres within ${ms} ms`)), ms)
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function noDelaySocket(options: { host: string[]; port: number[] }): Promise<unknown> {
+  const { promise, resolve, reject } = Promise.withResolvers<unknown>()
+  const path = options.host[0]?.startsWith('/') === true ? `${options.host[0]}/.s.PGSQL.${options.port[0]}` : undefined
+  const socket = path === undefined
+    ? tcp({ host: options.host[0], port: options.port[0] ?? 5432, noDelay: true, keepAlive: true })
+    : tcp({ path })
+  socket.once('connect', () => resolve(socket))
+  socket.once('error', reject)
+  return promise
+}
