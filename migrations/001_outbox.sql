@@ -58,6 +58,7 @@ create table outbox.seen (
 );
 
 -- The catalogue. key_columns null: no key is known, rows are matched by their full image.
+-- columns are those the source was seen to have; created: the table was made from payloads, so it gains columns.
 -- epoch is the first part of every version and grows whenever the way of capture changes.
 -- revision grows with every change of this row, so that a consumer can tell that its statements are stale.
 create table outbox.relation (
@@ -70,6 +71,7 @@ create table outbox.relation (
   known_from text not null check (known_from in ('registered', 'target', 'payload')),
   key_columns text[],
   columns text[] not null default '{}',
+  created boolean not null default false,
   capture text not null default 'posts',
   epoch integer not null default 1,
   state text not null default 'ACTIVE' check (state in ('ACTIVE', 'STOPPED')),

@@ -39,8 +39,7 @@ create table inbox.statement (
   old_keys text,
   partial text,
   fill text,
-  leave text not null,
-  flag text
+  leave text not null
 );
 comment on column inbox.statement.guard is 'keyed: upserts row_version and logs; without a key: the net of copies per row image';
 comment on column inbox.statement.leave is 'keyed: deletes the row a key change left, if it equals the before-image; without a key: deletes copies';
@@ -236,6 +235,7 @@ begin
     values (el.o, el.s, stmt.relation, el.old_key, 'KEY_SHIFT', why, change)
     on conflict do nothing;
   end if;
+  perform inbox.settle_shifts(stmt, el.key);
 end
 $$;
 
@@ -281,7 +281,7 @@ begin
   where o.relation = stmt.relation and o.image = x.image and x.net > 0;
 
   if exists (select from unnest(nets) as net where net < 0) then
-    execute 'with gone as (' || stmt.leave || ')
+    execute 'with left_row as (' || stmt.leave || '), gone as (select image, count(*) as n from left_row group by image)
              update inbox.owed o set n = o.n + need.net + coalesce(gone.n, 0)
              from unnest($1, $2) as need(image, net) left join gone on gone.image = need.image
              where o.relation = $3 and o.image = need.image'
@@ -343,7 +343,7 @@ begin
   end if;
   if exists (select from inbox.shift s where s.relation = stmt.relation) then
     perform inbox.settle_shifts(stmt, k.key)
-    from (select distinct key from unnest(touched || old_keys) as key where key is not null order by key) as k;
+    from (select distinct key from unnest(touched) as key order by key) as k;
   end if;
   return lost;
 end
@@ -366,6 +366,7 @@ begin
     execute stmt.one into el using json_build_array(late.change);
     if inbox.fill(stmt, el.key, late.change, el.e, el.t, el.s, el.u) > 0 then
       update inbox.applied a set status = 'APPLIED' where a.origin = el.o and a.seq_id = el.s;
+      perform inbox.settle_shifts(stmt, el.key);
       still_lost := array_remove(still_lost, late.i);
     end if;
   end loop;
@@ -406,7 +407,8 @@ begin
 
   if its_next is not null then
     update inbox.position p
-    set next_offset = its_next, last_offset = its_last, last_origin = its_last_origin, last_seq_id = its_last_seq_id
+    set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
+        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id)
     where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
   end if;
   outcome := 'OK';

@@ -82,7 +82,7 @@ function pinnedNode() {
     ...names.map((name) => join(folder, 'node_modules', name, 'bin', program)),
     ...names.map((name) => join(root, 'node_modules', name, 'bin', program)),
   ]
-  if (process.versions.node === version) return process.execPath
+  if (process.versions.node === version && existsSync(process.execPath)) return process.execPath
   const found = places.find((place) => works(place, version))
   if (found !== undefined) return found
   // Install scripts may be switched off (ignore-scripts) or not approved: then the package is there without its program.
@@ -104,7 +104,9 @@ function run(node) {
     env: { ...process.env, PATH: `${bin}${separator}${process.env.PATH ?? ''}` },
   })
   // Ctrl-C at a terminal reaches the child by itself; a signal sent to this process alone does not.
-  process.on('SIGINT', () => process.stdin.isTTY || child.kill('SIGINT'))
+  process.on('SIGINT', () => {
+    if (!process.stdin.isTTY) child.kill('SIGINT')
+  })
   process.on('SIGTERM', () => child.kill('SIGTERM'))
   process.on('SIGHUP', () => child.kill('SIGHUP'))
   child.on('error', (error) => fail(`${node} does not start: ${error.message}`, 'npm ci'))

@@ -1,4 +1,5 @@
-import { join } from 'node:path'
+import { readdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { runner } from 'node-pg-migrate'
 import postgres from 'postgres'
 
@@ -36,4 +37,20 @@ export async function migrate(
   const names = ran.map(({ name }) => name)
   for (const name of names) log(`migrated ${direction}: ${name}`)
   return names
+}
+
+/** Ours unless somebody else's migrations are kept there: some names, and our first not among them. */
+async function tableFor(databaseUrl: string, folder: string): Promise<string> {
+  const first = (await readdir(folder)).filter((name) => name.endsWith('.sql')).sort()[0] ?? ''
+  const sql = postgres(databaseUrl, { max: 1, onnotice: () => {} })
+  try {
+    const [found] = await sql<{ table: string | null }[]>`select to_regclass(${`public.${TABLE}`})::text as table`
+    if (found?.table == null) return TABLE
+    const [kept] = await sql<{ others: boolean }[]>`
+      select count(*) > 0 and not coalesce(bool_or(name = ${basename(first, '.sql')}), false) as others
+      from ${sql(`public.${TABLE}`)}`
+    return kept?.others === true ? TABLE_BESIDE_ANOTHER : TABLE
+  } finally {
+    await sql.end({ timeout: 5 })
+  }
 }

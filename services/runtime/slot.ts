@@ -90,7 +90,7 @@ export function openSlot(options: SlotOptions): Slot {
       try {
         return await withDeadline(Promise.race([Promise.resolve(work(mine.sql)), mine.lost]), deadline)
       } catch (error) {
-        if (keepsConnection(error)) throw error
+        if (!isLoss(error)) throw error
         mine.alive = false
         // Not awaited: end() hangs for ever right after a disconnect.
         mine.sql.end({ timeout: 0 }).catch(() => undefined)
@@ -122,10 +122,15 @@ export function isEnvironment(error: unknown): boolean {
   return state !== undefined && /^(08|53|57|58|40|55P03|25006|XX)/.test(state)
 }
 
-/** Plain statement errors leave the connection as it was; 57014 is our own statement_timeout. */
-function keepsConnection(error: unknown): boolean {
+/**
+ * True where the connection cannot be trusted any more: the driver's own codes, the network's, and every SQLSTATE that is
+ * not plainly about the statement. 57014 is our own statement_timeout; errors without a code are the caller's.
+ */
+function isLoss(error: unknown): boolean {
+  if (error instanceof SlotLost) return true
   const state = sqlstateOf(error)
-  return state !== undefined && /^(0A|21|22|23|40|42|53|54|55|P0|57014)/.test(state)
+  if (state !== undefined) return !/^(0A|21|22|23|25006|40|42|53|54|55|P0|57014)/.test(state)
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' && /^(E[A-Z]+|CONNECT|SASL|MAX_|MESSAGE_|NOT_TAGGED|UNSAFE)/.test(error.code)
 }
 
 function describe(error: unknown): string {

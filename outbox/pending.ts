@@ -1,0 +1,83 @@
+import type { Sql } from './sql.ts'
+
+/**
+ * An event as the relay sends it. `position` is a bigint as text; `key` and `value` are the record's JSON texts, null
+ * where the change is not in producer_log any more; `at` is milliseconds since 1970, when the change was received.
+ */
+export type PendingEvent = {
+  lane: number
+  position: string
+  bytes: number
+  topicname: string | null
+  id: string | null
+  version: string | null
+  key: string | null
+  value: string | null
+  at: string | null
+  traceparent: string | null
+}
+
+/** How much one read takes at most. One event is always taken, however large. */
+export type ReadLimits = { rows: number; bytes: number }
+
+/**
+ * Reads what is pending in the lanes, in (lane, position) order, without the positions in flight.
+ *
+ * Rows are the truth and there is no cursor: an event that commits late with a low position is found like any other.
+ * The lanes that have something share `rows` evenly, so that one full lane does not keep the others waiting.
+ * Only the index entries are looked at until the limits are applied; a payload beyond them is never read.
+ *
+ * The value is the posted text with our members in front. It is an object, so it has a `"` unless it is empty: that tells
+ * whether a comma is needed without looking through megabytes (ltrim of 20 MB takes 240 MB).
+ */
+export async function nextEvents(
+  sql: Sql,
+  lanes: readonly { lane: number; floor: string }[],
+  inflight: readonly string[],
+  limits: ReadLimits,
+): Promise<PendingEvent[]> {
+  if (lanes.length === 0) return []
+  // bigint[] straight from the parameter: as a constant of the plan it is hashed; through ::text it was parsed per row.
+  const flying = `{${inflight.join()}}`
+  return sql<PendingEvent[]>`
+    with mine as materialized (
+      select c.lane, c.floor
+      from unnest(${`{${lanes.map(({ lane }) => lane).join()}}`}::smallint[], ${`{${lanes.map(({ floor }) => floor).join()}}`}::bigint[]) as c(lane, floor)
+      where exists (
+        select from outbox.event e
+        where e.lane = c.lane and e.position > c.floor and e.position <> all (${flying}::bigint[])
+          and (e.due_at is null or e.due_at <= now())
+      )
+    ), ahead as materialized (
+      select e.*, row_number() over (partition by e.lane order by e.position) as turn
+      from mine cross join lateral (
+        select e.lane, e.position, e.seq_id, e.attempt, e.bytes
+        from outbox.event e
+        where e.lane = mine.lane and e.position > mine.floor and e.position <> all (${flying}::bigint[])
+          and (e.due_at is null or e.due_at <= now())
+        order by e.position
+        limit (select ceil(${limits.rows}::numeric / count(*)) from mine)
+      ) e
+    ), taken as materialized (
+      select t.lane, t.position, t.seq_id, t.attempt, t.bytes
+      from (select a.*, sum(a.bytes::bigint) over (order by a.turn, a.lane rows unbounded preceding) as so_far from ahead a) t
+      where t.so_far <= ${limits.bytes}::bigint or t.so_far = t.bytes
+      order by t.turn, t.lane
+      limit ${limits.rows}
+    )
+    select t.lane, t.position, t.bytes, p.topicname, p.traceparent,
+           p.origin || ':' || t.seq_id || ':' || t.attempt as id,
+           p.epoch || ':' || (extract(epoch from p.source_time) * 1000000)::bigint || ':' || t.seq_id as version,
+           (extract(epoch from p.received_at) * 1000)::bigint as at,
+           '[' || to_json(p.schema_name) || ',' || to_json(p.table_name)
+             || case when p.row_key is null or p.row_key = '[]' then ']' else ',' || substr(p.row_key, 2) end as key,
+           '{"SEQ_ID":"' || t.seq_id || '","TOPICNAME":' || to_json(p.topicname) || ',"SOURCE":' || to_json(p.source)
+             || case when strpos(p.body, '"') > 0 then ',' else '' end || substr(p.body, strpos(p.body, '{') + 1) as value
+    from taken t
+    left join lateral (
+      select l.topicname, l.traceparent, l.origin, l.epoch, l.source_time, l.received_at, l.schema_name, l.table_name, l.row_key, l.source,
+             coalesce(l.clean_payload, l.producer_payload::text) as body
+      from auditlog.producer_log l where l.seq_id = t.seq_id limit 1
+    ) p on true
+    order by t.lane, t.position`
+}

@@ -1,0 +1,79 @@
+import { type Command, InvalidArgumentError } from 'commander'
+
+import { DeltapostError } from '../../outbox/errors.ts'
+import { type Trace, traceOf } from '../../outbox/trace.ts'
+import { withDatabase } from './database.ts'
+import { duration, say, sayFields, sayJson, sayTable, size } from './print.ts'
+
+const SHOWN = 2_048
+
+export function addEvent(program: Command): void {
+  const event = program.command('event').description('one change')
+  event.command('show')
+    .description('the whole way of one change, with times')
+    .argument('<seq_id>', 'the number the listener answered', seqId)
+    .option('--full', 'the whole payload, not its first 2 KB')
+    .option('--json', 'one JSON document')
+    .addHelpText('after', `
+Examples:
+  deltapost event show 4711
+  deltapost event show 4711 --json --full`)
+    .action(async (id: string, { full, json }: { full?: true; json?: true }) => {
+      const trace = await withDatabase((sql) => traceOf(sql, id))
+      if (trace === undefined) {
+        throw new DeltapostError('NO_SUCH_CHANGE', `no change ${id} was received in this database`, 'deltapost rejected list, if its answer was not 200')
+      }
+      const shown = full === true ? trace : { ...trace, received: { ...trace.received, payload: cut(trace.received.payload) } }
+      if (json === true) sayJson(shown)
+      else showTrace(shown)
+    })
+}
+
+/** Prints the way of one change, step by step. */
+export function showTrace(trace: Trace): void {
+  const { payload, bytes, ...received } = trace.received
+  const { lags } = trace
+  say('received')
+  sayFields({ ...received, bytes: size(bytes), 'after the source': lag(lags.source_to_received) })
+  if (trace.waiting !== null) {
+    say('waits to be published')
+    sayFields(trace.waiting)
+  }
+  for (const published of trace.published) {
+    say('published')
+    sayFields({ ...published, 'after receipt': lag(lags.received_to_published) })
+  }
+  if (trace.applied !== null) {
+    const { consumer_query: query, ...applied } = trace.applied
+    say('applied')
+    sayFields({ ...applied, 'after publishing': lag(lags.published_to_applied), 'after receipt': lag(lags.received_to_applied) })
+    say(`statement\n  ${query.replaceAll('\n', '\n  ')}`)
+  }
+  if (trace.parked !== null) {
+    say('parked')
+    sayFields(trace.parked)
+  }
+  if (trace.row_version !== null) {
+    const { newer, ...version } = trace.row_version
+    say(`version of its row${newer ? ' (of another change)' : ''}`)
+    sayFields(version)
+  }
+  if (trace.rejected.length > 0) {
+    say('came from the rejected request')
+    sayTable(trace.rejected)
+  }
+  say(`payload\n  ${payload}`)
+}
+
+function cut(payload: string): string {
+  return payload.length <= SHOWN ? payload : `${payload.slice(0, SHOWN)}... (${payload.length - SHOWN} characters more: --full)`
+}
+
+function lag(ms: number | null): string | null {
+  return ms === null ? null : duration(ms)
+}
+
+function seqId(text: string): string {
+  if (!/^[1-9]\d{0,18}$/.test(text)) throw new InvalidArgumentError('a seq_id is a number from 1')
+  return text
+}

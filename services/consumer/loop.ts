@@ -1,0 +1,158 @@
+import type { EachBatchPayload } from 'kafkajs'
+import type { DeltapostError } from '../../outbox/errors.ts'
+import type { Log } from '../runtime/log.ts'
+import { isEnvironment } from '../runtime/slot.ts'
+import type { Slot } from '../runtime/slot.ts'
+import { applyArrivals } from './apply.ts'
+import type { ApplyParts, Holding } from './apply.ts'
+import { readArrival } from './arrival.ts'
+import type { ConsumedRecord, Foreign } from './arrival.ts'
+import type { Arrival } from './element.ts'
+import { raiseTerm } from './position.ts'
+import { openSession, startOf } from './session.ts'
+import type { Session } from './session.ts'
+
+/** What the loop of one consumer is made of. */
+export type LoopParts = Omit<ApplyParts, 'slot'> & {
+  group: string
+  holder: string
+  /** One connection per partition that may be applied at the same time. */
+  slots: Slot[]
+  seek(topic: string, partition: number, offset: bigint): void
+  keepForeign(slot: Slot, holding: Holding, record: ConsumedRecord, foreign: Foreign): Promise<void>
+  log: Log
+}
+
+/** Memory and time of one call are bounded by these: a call of 1,000 changes takes some 20 ms. */
+const callLimit = { changes: 1_000, bytes: 8 << 20 }
+
+/** Kafka's committed offset is a mirror for lag tools; once a second is often enough. */
+const mirrorEvery = 1_000
+
+const backOff = { first: 200, most: 10_000 }
+
+/** Applies what Kafka delivers. `assigned` must be called at every new assignment: it forgets the terms. */
+export function consumerLoop(parts: LoopParts): { eachBatch(payload: EachBatchPayload): Promise<void>; assigned(): void } {
+  let sessions = new Map<string, Session>()
+  const failures = new Map<string, number>()
+  const mirrored = new Map<string, number>()
+
+  async function eachBatch(payload: EachBatchPayload): Promise<void> {
+    const { batch, isRunning, isStale, pause, resolveOffset, heartbeat, commitOffsetsIfNecessary } = payload
+    if (!isRunning() || isStale() || batch.messages.length === 0) return
+    const name = `${batch.topic}/${batch.partition}`
+    const slot = parts.slots.pop()
+    if (slot === undefined) throw new Error('more partitions at once than slots')
+    let beat: Promise<void> = Promise.resolve()
+    // A long call must not cost the assignment: heartbeats are otherwise sent between batches only.
+    const beating = setInterval(() => { beat = beat.then(heartbeat); beat.catch(() => undefined) }, 1_000)
+    try {
+      const next = await applyBatch(slot, sessions, payload)
+      if (failures.delete(name)) parts.log.info({ topic: batch.topic, partition: batch.partition }, 'the partition goes on')
+      if (next === undefined) return
+      resolveOffset((next - 1n).toString())
+    } catch (error) {
+      const tries = (failures.get(name) ?? 0) + 1
+      failures.set(name, tries)
+      logFailure(parts.log, batch.topic, batch.partition, tries, error)
+      const resume = pause()
+      setTimeout(resume, Math.min(backOff.first * 2 ** (tries - 1), backOff.most)).unref()
+      return
+    } finally {
+      clearInterval(beating)
+      parts.slots.push(slot)
+    }
+    await beat // what a heartbeat says of the group is for kafkajs to act on
+    await heartbeat()
+    const now = Date.now()
+    if (now - (mirrored.get(name) ?? 0) < mirrorEvery) return
+    mirrored.set(name, now)
+    await commitOffsetsIfNecessary(payload.uncommittedOffsets())
+  }
+
+  /** Returns the next offset to read, or undefined where the partition is to be read from elsewhere or is not ours. */
+  async function applyBatch(slot: Slot, mine: Map<string, Session>, payload: EachBatchPayload): Promise<bigint | undefined> {
+    const { topic, partition, messages } = payload.batch
+    const name = `${topic}/${partition}`
+    let session = mine.get(name)
+    if (session === undefined) {
+      const position = await slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder))
+      session = openSession(position)
+      mine.set(name, session)
+      if (position.lastOffset !== null && messages[0]!.offset !== position.lastOffset.toString()) {
+        parts.seek(topic, partition, position.lastOffset)
+        return undefined
+      }
+    }
+    const first = readArrival(messages[0]!)
+    const start = startOf(session, { offset: first.offset, identity: 'identity' in first ? first.identity : undefined }, parts.log)
+    if ('seek' in start) {
+      parts.seek(topic, partition, start.seek)
+      return undefined
+    }
+    const holding = { group: parts.group, topic, partition, term: session.term }
+    for (const call of calls(messages, start.from)) {
+      if (!payload.isRunning() || payload.isStale()) return undefined
+      const next = BigInt(call.at(-1)!.offset) + 1n
+      if (await applyCall(slot, holding, call, next) === 'FENCED') {
+        parts.log.info({ topic, partition, term: session.term }, 'another consumer has this partition')
+        mine.delete(name) // raised again if it is still assigned when the next batch comes
+        throw new Fenced()
+      }
+      session.from = next
+      payload.resolveOffset((next - 1n).toString())
+    }
+    return BigInt(messages.at(-1)!.offset) + 1n
+  }
+
+  async function applyCall(slot: Slot, holding: Holding, records: readonly ConsumedRecord[], next: bigint): Promise<'OK' | 'FENCED'> {
+    const arrivals: Arrival[] = []
+    for (const record of records) {
+      const read = readArrival(record)
+      if ('identity' in read) arrivals.push(read)
+      else await parts.keepForeign(slot, holding, record, read)
+    }
+    return applyArrivals({ ...parts, slot }, holding, arrivals, next)
+  }
+
+  return {
+    eachBatch,
+    assigned() {
+      sessions = new Map() // batches under way keep theirs: their terms stand until somebody raises them
+    },
+  }
+}
+
+/** Not an error of anybody: the partition moved on. Thrown so that the batch is left without resolving its offsets. */
+class Fenced extends Error {
+  readonly code = 'FENCED'
+  readonly retry = true
+}
+
+/** Cuts a fetch into calls, leaving out what the position has already. */
+export function* calls(messages: readonly ConsumedRecord[], from: bigint): Generator<ConsumedRecord[]> {
+  let call: ConsumedRecord[] = []
+  let bytes = 0
+  for (const message of messages) {
+    if (BigInt(message.offset) < from) continue
+    const size = message.value?.length ?? 0
+    if (call.length > 0 && (call.length >= callLimit.changes || bytes + size > callLimit.bytes)) {
+      yield call
+      call = []
+      bytes = 0
+    }
+    call.push(message)
+    bytes += size
+  }
+  if (call.length > 0) yield call
+}
+
+function logFailure(log: Log, topic: string, partition: number, tries: number, error: unknown): void {
+  if (error instanceof Fenced) return
+  const waits = isEnvironment(error) || (error instanceof Error && 'retry' in error && (error as DeltapostError).retry)
+  // The first failure and then every tenth: a night of a database that is away is not a log of it.
+  if (tries > 1 && tries % 10 !== 0) return
+  const fields = { topic, partition, tries, error }
+  if (waits) log.warn(fields, 'the partition waits')
+  else log.error(fields, 'the partition stops at a change that cannot be applied')
+}

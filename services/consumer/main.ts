@@ -1,0 +1,45 @@
+import { keepRejected } from '../../outbox/rejected.ts'
+import type { Config } from '../runtime/config.ts'
+import { ensureTopic, openKafka } from '../runtime/kafka.ts'
+import type { Log } from '../runtime/log.ts'
+import { openSlot } from '../runtime/slot.ts'
+import { consumerLoop } from './loop.ts'
+import { openRelations } from './relations.ts'
+import { superviseConsumer } from './supervise.ts'
+
+export type ConsumerParts = {
+  config: Config
+  log: Log
+  signal: AbortSignal
+  /** Called when partitions are assigned for the first time. */
+  onReady?: () => void
+}
+
+/** Partitions applied at the same time: more than the cores of Postgres gain nothing. */
+const atOnce = 4
+
+/** The consumer: reads the topic as a member of its group and applies each change once, until `signal` aborts. */
+export async function runConsumer({ config, log, signal, onReady }: ConsumerParts): Promise<void> {
+  const kafka = openKafka(config.kafkaBrokers, log)
+  const slots = Array.from({ length: atOnce }, (_, at) => openSlot({ url: config.databaseUrl, name: `consumer ${at + 1}`, deadline: 60_000 }))
+  const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: config.autoCreate, log })
+  try {
+    await superviseConsumer({
+      kafka, log, signal, topic: config.topic, group: config.consumerGroup, atOnce,
+      ready: () => onReady?.(),
+      prepareTopic: () => ensureTopic(kafka, config.topic, config.topicPartitions, log),
+      loop: (seek) => consumerLoop({
+        group: config.consumerGroup, holder: config.holder, slots: [...slots], relations, seek, log,
+        clockTolerance: config.clockTolerance,
+        keepForeign: (slot, holding, record, foreign) => slot.run(async (sql) => {
+          await keepRejected(sql, {
+            path: `kafka:${holding.topic}/${holding.partition}/${record.offset}`, headers: {},
+            body: record.value ?? Buffer.alloc(0), reason: foreign.reason, detail: 'a record on the topic that is not a change',
+          })
+        }),
+      }),
+    })
+  } finally {
+    await Promise.all(slots.map((slot) => slot.close()))
+  }
+}

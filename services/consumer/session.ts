@@ -1,0 +1,51 @@
+import type { Log } from '../runtime/log.ts'
+import type { Arrival } from './element.ts'
+import type { Position } from './position.ts'
+
+/**
+ * One assignment of a partition: the term it is applied under, and from which offset on.
+ *
+ * Before the first apply the last record that was applied is read again. If it is another one, the topic was made anew
+ * and the stored offset means nothing in it: then everything is read from the earliest on.
+ */
+export type Session = {
+  readonly term: string
+  from: bigint
+  verified: boolean
+  readonly position: Position
+}
+
+/** What to do with a batch: seek elsewhere, or apply from `from` on. */
+export type Start = { seek: bigint } | { from: bigint }
+
+/** A session for a raised term. Nothing was ever applied: there is nothing to verify. */
+export function openSession(position: Position): Session {
+  return { term: position.term, from: position.nextOffset, verified: position.lastOffset === null, position }
+}
+
+/**
+ * Compares the first record of a fetch with what the position remembers.
+ *
+ * `first` is the first record fetched; its identity is undefined for a record that is not ours.
+ */
+export function startOf(session: Session, first: { offset: string; identity: Arrival['identity'] | undefined }, log: Log): Start {
+  if (session.verified) return { from: session.from }
+  const { lastOffset, lastOrigin, lastSeqId } = session.position
+  const offset = BigInt(first.offset)
+  session.verified = true
+  if (offset === lastOffset) {
+    if (first.identity?.origin === lastOrigin && first.identity.seqId === lastSeqId) return { from: session.from }
+    log.warn({ offset: first.offset }, 'another record stands where the last applied one stood: the topic was made anew, reading it from the earliest on')
+    session.from = 0n
+    return { seek: 0n }
+  }
+  if (lastOffset !== null && offset > lastOffset && offset > session.from) {
+    log.error({ expected: session.from.toString(), found: first.offset },
+      'records between the stored offset and the first one there are gone from the topic: its retention is shorter than this outage; publish them again from producer_log')
+  }
+  if (lastOffset !== null && offset < lastOffset) {
+    log.warn({ offset: first.offset, stored: session.from.toString() }, 'the topic ends before the stored offset: it was made anew, reading it from the earliest on')
+    session.from = offset
+  }
+  return { from: session.from }
+}

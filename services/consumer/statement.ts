@@ -1,0 +1,252 @@
+import type { TargetColumn } from './target.ts'
+
+/** What the statements of a relation are generated from. `key` empty: rows are matched by their full image. */
+export type StatementShape = {
+  schema: string
+  table: string
+  columns: readonly TargetColumn[]
+  key: readonly string[]
+  /** The source ignores blanks at the end of text (Informix): keys are compared and stored without them. */
+  blanksIgnored: boolean
+}
+
+/** Names are those of inbox.statement. `flag` is run by the consumer itself, the others by inbox.apply. */
+export type Statements = {
+  keyed: boolean
+  consumerQuery: string
+  guard: string
+  leave: string
+  one: string | null
+  oldKeys: string | null
+  partial: string | null
+  fill: string | null
+  flag: string | null
+}
+
+/** The members every element has beside the columns: ordinal, operation, origin, version, offset, special, uncarried. */
+const meta = '"~i" integer, "~op" text, "~o" smallint, "~e" integer, "~t" bigint, "~s" bigint, "~f" bigint, "~x" boolean, "~u" jsonb'
+
+/** Generates the texts of one relation. Values are cast by the column definition list: text in, the column's type out. */
+export function generateStatements(shape: StatementShape): Statements {
+  return shape.key.length > 0 ? keyedStatements(shape) : countStatements(shape)
+}
+
+/** An identifier, quoted. */
+export function ident(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`
+}
+
+function literal(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`
+}
+
+function definition(columns: readonly TargetColumn[]): string {
+  return columns.map((column) => `${ident(column.name)} ${column.type}`).join(', ')
+}
+
+/** Canonical text of a typed value: equal values have equal text, whatever digits or blanks they came with. */
+function canonical(column: TargetColumn, alias: string): string {
+  const value = `${alias}.${ident(column.name)}`
+  if (column.base === 'numeric') return `trim_scale(${value})::text`
+  if (['bpchar', 'varchar', 'text', 'name'].includes(column.base)) return `rtrim(${value}::text, ' ')`
+  if (column.base === 'citext') return `lower(${value}::text)`
+  return `${value}::text`
+}
+
+/** json, xml and geometric types have no equality, or one that compares areas: their text decides. */
+function sameValue(column: TargetColumn, left: string, right: string): string {
+  const name = ident(column.name)
+  const cast = ['json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle'].includes(column.base) ? '::text' : ''
+  return `${left}.${name}${cast} is not distinct from ${right}.${name}${cast}`
+}
+
+function keyedStatements(shape: StatementShape): Statements {
+  const { columns } = shape
+  const target = `${ident(shape.schema)}.${ident(shape.table)}`
+  const keys = shape.key.map((name) => columnNamed(columns, name))
+  const others = columns.filter((column) => !shape.key.includes(column.name))
+  const names = columns.map((column) => ident(column.name)).join(', ')
+  const keyNames = keys.map((column) => ident(column.name)).join(', ')
+
+  const keyText = (alias: string): string => {
+    const parts = keys.map((column) => canonical(column, alias))
+    return parts.length === 1 ? String(parts[0]) : `jsonb_build_array(${parts.join(', ')})::text`
+  }
+  const keyValue = (column: TargetColumn, alias: string): string => {
+    const value = `${alias}.${ident(column.name)}`
+    const trimmed = shape.blanksIgnored && ['varchar', 'text'].includes(column.base) && shape.key.includes(column.name)
+    return trimmed ? `rtrim(${value}::text, ' ')::${column.type}` : value
+  }
+  const onKey = (alias: string): string =>
+    keys.map((column) => `t.${ident(column.name)} = ${keyValue(column, alias)}`).join(' and ')
+  const values = columns.map((column) => keyValue(column, 'c')).join(', ')
+  const conflict = others.length === 0
+    ? 'do nothing'
+    : `do update set ${others.map((column) => `${ident(column.name)} = excluded.${ident(column.name)}`).join(', ')}`
+  const keep = (column: TargetColumn, carried: string): string =>
+    `${ident(column.name)} = case when ${carried} then c.${ident(column.name)} else t.${ident(column.name)} end`
+  const carriedAndSame = columns
+    .map((column) => `(not c."~b" ? ${literal(column.name)} or ${sameValue(column, 't', 'b')})`).join(' and ')
+
+  return {
+    keyed: true,
+    consumerQuery: `with c as (
+  select * from json_to_recordset($1) as c("~i" integer, "~op" text, ${definition(columns)}) where c."~i" = any($2)
+), gone as (
+  delete from ${target} t using c where c."~op" = 'DELETE' and ${onKey('c')}
+)
+insert into ${target} (${names}) overriding system value
+select ${values} from c where c."~op" <> 'DELETE'
+on conflict (${keyNames}) ${conflict}`,
+    guard: guardText(definition(keys), keyText('c')),
+    one: `select c."~i" as i, c."~op" as op, c."~o" as o, c."~e" as e, c."~t" as t, c."~s" as s, c."~f" as f, c."~u" as u,
+  ${keyText('c')} as key, case when c."~x" then ${keyText('b')} end as old_key
+from json_to_recordset($1) as c(${meta}, "~b" jsonb, ${definition(keys)})
+cross join lateral jsonb_to_record(coalesce(c."~b", '{}')) as b(${definition(keys)})`,
+    oldKeys: `select array_agg(${keyText('b')})
+from json_to_recordset($1) as c("~x" boolean, "~b" jsonb)
+cross join lateral jsonb_to_record(c."~b") as b(${definition(keys)}) where c."~x"`,
+    partial: partialText(target, names, values, keyNames, conflict, definition(columns), onKey('c'),
+      others.map((column) => keep(column, `not coalesce(c."~u" ? ${literal(column.name)}, false)`))),
+    fill: others.length === 0 ? 'select 1 where $1 is null and $2 is null' : `update ${target} t
+set ${others.map((column) => keep(column, `${literal(column.name)} = any($2)`)).join(', ')}
+from json_to_recordset($1) as c(${definition(columns)}) where ${onKey('c')}`,
+    leave: `with b as (
+  select c."~b", b.* from json_to_recordset($1) as c("~b" jsonb)
+  cross join lateral jsonb_to_record(c."~b") as b(${definition(columns)})
+), there as (
+  select t.ctid, ${carriedAndSame.replaceAll('not c."~b"', 'not b."~b"')} as same from ${target} t join b on ${onKey('b')} for update of t
+), gone as (
+  delete from ${target} t using there where t.ctid = there.ctid and there.same returning 1
+)
+select (select count(*) from there)::integer, (select count(*) from gone)::integer`,
+    flag: `update inbox.applied a
+set failure = 'CLOCK_FAULT: superseded, yet its before-image is what the target holds: a clock of the source ran ahead'
+from json_to_recordset($1) as c(${meta}, "~b" jsonb, ${definition(columns)})
+cross join lateral jsonb_to_record(c."~b") as b(${definition(columns)})
+join ${target} t on ${onKey('b')}
+where a.origin = c."~o" and a.seq_id = c."~s" and a.status = 'SUPERSEDED' and c."~op" = 'UPDATE'
+  and ${carriedAndSame} and not (${columns.map((column) => `(coalesce(c."~u" ? ${literal(column.name)}, false) or ${sameValue(column, 't', 'c')})`).join(' and ')})
+returning a.seq_id`,
+  }
+}
+
+/** Upserts row_version in key order, logs every outcome that is plain, and names who won (see inbox.apply_rows). */
+function guardText(keyDefinition: string, key: string): string {
+  return `with c as materialized (
+  select c."~i" as i, c."~x" as x, c."~op" as op, c."~o" as o, c."~e" as e, c."~t" as t, c."~s" as s, c."~f" as f, c."~u" as u,
+    ${key} as key, count(*) over (partition by ${key}) as n, count(c."~u") over (partition by ${key}) as incomplete
+  from json_to_recordset($1) as c(${meta}, ${keyDefinition})
+), single as materialized (
+  select c.key from c where c.x or (c.n > 1 and c.incomplete > 0)
+  union select old.key from unnest($3::text[]) as old(key) where old.key is not null
+), newest as materialized (
+  select distinct on (c.key) c.* from c where not exists (select from single where single.key = c.key)
+  order by c.key, c.e desc, c.t desc, c.s desc
+), won as (
+  insert into inbox.row_version as r
+    (relation, key, origin, epoch, time, seq, deleted, behind, was_epoch, was_time, was_seq)
+  select $2, w.* from (
+    select n.key, n.o, n.e, n.t, n.s, n.op = 'DELETE', n.u,
+      case when n.n > 1 then 0 end, case when n.n > 1 then 0 end, case when n.n > 1 then 0 end from newest n
+    union all
+    select single.key, 0, 0, 0, 0, true, null, null, null, null from single
+    order by 1
+  ) w
+  on conflict (relation, key) do update
+  set origin = excluded.origin, epoch = excluded.epoch, time = excluded.time, seq = excluded.seq,
+      deleted = excluded.deleted,
+      behind = case when excluded.behind is not null
+        then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, excluded.behind) end,
+      was_epoch = case when excluded.was_seq is not null then r.epoch end,
+      was_time = case when excluded.was_seq is not null then r.time end,
+      was_seq = case when excluded.was_seq is not null then r.seq end
+  where (excluded.epoch, excluded.time, excluded.seq) > (r.epoch, r.time, r.seq)
+  returning r.key, r.was_epoch, r.was_time, r.was_seq
+), logged as (
+  insert into inbox.applied (origin, seq_id, status, statement, partition, "offset")
+  select c.o, c.s,
+    case when won.key is not null and (won.was_seq is null or (c.e, c.t, c.s) > (won.was_epoch, won.was_time, won.was_seq))
+      then 'APPLIED' else 'SUPERSEDED' end, $4, $5, c.f
+  from c left join won on won.key = c.key
+  where not exists (select from single where single.key = c.key)
+  order by c.o, c.s
+  on conflict do nothing
+  returning origin, seq_id, status
+)
+select (select array_agg(n.i) from newest n join won on won.key = n.key where n.u is null),
+  (select array_agg(n.i) from newest n join won on won.key = n.key where n.u is not null),
+  (select array_agg(c.i order by c.e, c.t, c.s) from c where exists (select from single where single.key = c.key)),
+  (select array_agg(c.i order by c.i) from c join logged on logged.origin = c.o and logged.seq_id = c.s where logged.status = 'SUPERSEDED'),
+  (select array_agg(won.key) from won)`
+}
+
+function partialText(
+  target: string, names: string, values: string, keyNames: string, conflict: string, columnDefinition: string,
+  onKey: string, kept: string[],
+): string {
+  const insert = `insert into ${target} (${names}) overriding system value
+select ${values} from c where not exists (select from ${target} t where ${onKey})
+on conflict (${keyNames}) ${conflict}`
+  const rows = `with c as (
+  select * from json_to_recordset($1) as c("~i" integer, "~u" jsonb, ${columnDefinition}) where c."~i" = any($2)
+)`
+  if (kept.length === 0) return `${rows}\n${insert}`
+  return `${rows}, carried as (
+  update ${target} t set ${kept.join(', ')} from c where ${onKey}
+)
+${insert}`
+}
+
+function countStatements(shape: StatementShape): Statements {
+  const { columns } = shape
+  const target = `${ident(shape.schema)}.${ident(shape.table)}`
+  // A table can have no column yet: the first change of a relation may be a row of nulls.
+  const names = columns.length === 0 ? '' : `(${columns.map((column) => ident(column.name)).join(', ')}) overriding system value`
+  const also = columns.length === 0 ? '' : `, ${definition(columns)}`
+  const before = columns.length === 0 ? '' : `\n    cross join lateral json_to_record(c."~b") as b(${definition(columns)})`
+  // Nulls are left out, so that the image of a row stays what it was when a column is added.
+  const image = (alias: string): string =>
+    `md5(jsonb_strip_nulls(${chunked(columns.map((column) => `${literal(column.name)}, ${canonical(column, alias)}`))})::text)::uuid`
+  return {
+    keyed: false,
+    consumerQuery: `insert into ${target} ${names}
+select ${columns.map((column) => `c.${ident(column.name)}`).join(', ')}
+from json_to_recordset($1) as c("~i" integer${also})
+join unnest($2, $3) as n(i, copies) on n.i = c."~i" cross join generate_series(1, n.copies)`,
+    guard: `select array_agg(net.image order by net.image), array_agg(net.n order by net.image), array_agg(net.i order by net.image)
+from (
+  select x.image, sum(x.sign) as n, min(x.i) filter (where x.sign > 0) as i
+  from (
+    select c."~i" as i, 1::bigint as sign, ${image('c')} as image
+    from json_to_recordset($1) as c("~i" integer, "~op" text${also}) where c."~op" <> 'DELETE'
+    union all
+    select c."~i", -1, ${image('b')}
+    from json_to_recordset($1) as c("~i" integer, "~op" text, "~b" json)${before} where c."~op" <> 'INSERT'
+  ) x
+  where x.i = any($2) group by x.image having sum(x.sign) <> 0
+) net`,
+    leave: `delete from ${target} t
+using (
+  select t.ctid as place, h.image, row_number() over (partition by h.image) as copy
+  from ${target} t cross join lateral (select ${image('t')} as image) h where h.image = any($1)
+) stored
+join unnest($1, $2) as need(image, net) on need.image = stored.image
+where t.ctid = stored.place and stored.copy <= -need.net
+returning stored.image`,
+    one: null, oldKeys: null, partial: null, fill: null, flag: null,
+  }
+}
+
+/** jsonb_build_object takes at most 100 arguments: tables of more than 50 columns are put together from several. */
+function chunked(pairs: string[]): string {
+  const parts: string[] = []
+  for (let at = 0; at < pairs.length; at += 50) parts.push(`jsonb_build_object(${pairs.slice(at, at + 50).join(', ')})`)
+  return parts.length === 0 ? `'{}'::jsonb` : parts.join(' || ')
+}
+
+function columnNamed(columns: readonly TargetColumn[], name: string): TargetColumn {
+  const column = columns.find((candidate) => candidate.name === name)
+  if (column === undefined) throw new Error(`the key column ${name} is not among the columns of the table`)
+  return column
+}

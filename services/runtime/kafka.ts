@@ -1,0 +1,183 @@
+import kafkajs from 'kafkajs'
+import type { Admin, Kafka, LogEntry, Message, Producer } from 'kafkajs'
+import { noDelaySocket, patchKafkajs } from './kafka-patches.ts'
+import type { Log } from './log.ts'
+
+/** How a consumer of this project is opened; the reasons are with each value. */
+export const CONSUMER_TIMES = {
+  /** A consumer that died gives its partitions up after this; the broker's least is 6 s. */
+  sessionTimeout: 6_000,
+  heartbeatInterval: 1_500,
+  rebalanceTimeout: 15_000,
+  /** kafkajs sleeps this long wherever it has nothing to fetch, so pausing, seeking and stopping last as long. */
+  maxWaitTimeInMs: 100,
+} as const
+
+/** The outer loops decide when to try again, so kafkajs itself tries twice. Given in full: NODE_ENV=test changes the defaults. */
+export const KAFKA_RETRY = {
+  retries: 1,
+  initialRetryTime: 100,
+  maxRetryTime: 1_000,
+  factor: 0.2,
+  multiplier: 2,
+  restartOnFailure: async () => false,
+} as const
+
+/** Milliseconds within which the broker answers; also what bounds a send at a stop. */
+const REQUEST_TIMEOUT = 10_000
+
+/** The topic is missing and the broker does not let us create it. */
+export class TopicRefused extends Error {
+  readonly code = 'TOPIC_REFUSED'
+  readonly remedy: string
+  readonly retry = true
+
+  constructor(topic: string, partitions: number, options: { cause?: unknown }) {
+    super(`the topic ${topic} is missing and the broker does not let this user create it`, options)
+    this.remedy = `kafka-topics.sh --create --topic ${topic} --partitions ${partitions}`
+  }
+}
+
+/** kafkajs resolved a send although the broker did not acknowledge its partition (a leader moved: kafkajs 1798). */
+export class SendUnconfirmed extends Error {
+  readonly code = 'SEND_UNCONFIRMED'
+  readonly remedy = 'nothing: the events are read and sent again'
+  readonly retry = true
+}
+
+/** A client of the brokers with every guard that kafkajs needs; connects when it is used. */
+export function openKafka(brokers: readonly string[], log: Log): Kafka {
+  patchKafkajs()
+  return new kafkajs.Kafka({
+    clientId: 'deltapost',
+    brokers: [...brokers],
+    connectionTimeout: 5_000, // the default of 1 s fails on a loaded machine
+    authenticationTimeout: 10_000,
+    requestTimeout: REQUEST_TIMEOUT,
+    enforceRequestTimeout: true,
+    retry: KAFKA_RETRY,
+    socketFactory: noDelaySocket,
+    logLevel: log.isLevelEnabled('debug') ? kafkajs.logLevel.INFO : kafkajs.logLevel.WARN,
+    logCreator: () => logOf(log),
+  })
+}
+
+/**
+ * A connected producer. Not idempotent: kafkajs rolls its sequence back after an ambiguous failure, and a broker may then
+ * take new records of the same count for a repetition and drop them. Repetitions are harmless, the identity tells them.
+ */
+export async function openProducer(kafka: Kafka): Promise<Producer> {
+  const producer = kafka.producer({
+    allowAutoTopicCreation: false,
+    idempotent: false,
+    createPartitioner: () => ({ message }) => message.partition ?? 0,
+    retry: KAFKA_RETRY,
+    metadataMaxAge: 60_000,
+  })
+  await producer.connect()
+  return producer
+}
+
+/** A message for one partition; keys and values are bytes, so that kafkajs encodes them once. */
+export type Outgoing = Pick<Message, 'headers'> & { key: Buffer; value: Buffer; timestamp: string }
+
+/**
+ * Sends to one partition and returns the offset of the first message; the others follow it.
+ *
+ * One partition a send: with several, kafkajs keeps the answer of a former leader and never writes the rest. Throws
+ * SendUnconfirmed unless the answer names this partition without an error.
+ */
+export async function checkedSend(
+  producer: Pick<Producer, 'send'>,
+  topic: string,
+  partition: number,
+  messages: readonly Outgoing[],
+): Promise<bigint> {
+  const answers = await producer.send({
+    topic,
+    acks: -1,
+    timeout: REQUEST_TIMEOUT,
+    messages: messages.map((message) => ({ ...message, partition })),
+  })
+  const answer = answers.find((one) => one.topicName === topic && one.partition === partition)
+  if (answer?.errorCode !== 0 || answer.baseOffset === undefined || BigInt(answer.baseOffset) < 0n) {
+    throw new SendUnconfirmed(`the broker did not acknowledge ${messages.length} records on ${topic}/${partition}`)
+  }
+  return BigInt(answer.baseOffset)
+}
+
+/** True where the broker refused a batch for its size: the same records pass in smaller batches, one record never will. */
+export function isTooLarge(error: unknown): boolean {
+  for (let at: unknown = error; at instanceof Error; at = at.cause) {
+    if ('type' in at && (at.type === 'MESSAGE_TOO_LARGE' || at.type === 'RECORD_LIST_TOO_LARGE')) return true
+  }
+  return false
+}
+
+/**
+ * The number of partitions of a topic; a missing topic is created with `partitions` and the broker's default replication.
+ *
+ * An existing topic is taken as it is. Throws TopicRefused where creating is not allowed.
+ */
+export async function ensureTopic(kafka: Kafka, topic: string, partitions: number, log: Log): Promise<number> {
+  const admin = kafka.admin({ retry: KAFKA_RETRY })
+  await admin.connect()
+  try {
+    const there = await partitionsOf(admin, topic)
+    if (there !== undefined) return there
+    try {
+      const created = await admin.createTopics({ topics: [{ topic, numPartitions: partitions }], waitForLeaders: true })
+      if (created) log.info({ topic, partitions }, 'topic created')
+    } catch (error) {
+      if (/AUTHORIZATION|POLICY_VIOLATION/.test(typeOf(error))) throw new TopicRefused(topic, partitions, { cause: error })
+      throw error
+    }
+    // With several brokers the one that is asked may not have heard of the topic yet.
+    for (let tries = 0; tries < 20; tries++) {
+      const now = await partitionsOf(admin, topic)
+      if (now !== undefined) return now
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    throw new TopicRefused(topic, partitions, { cause: new Error('the broker said it was created, but does not show it') })
+  } finally {
+    await admin.disconnect()
+  }
+}
+
+async function partitionsOf(admin: Admin, topic: string): Promise<number | undefined> {
+  try {
+    const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+    const count = topics.find(({ name }) => name === topic)?.partitions.length ?? 0
+    return count === 0 ? undefined : count
+  } catch (error) {
+    if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') return undefined
+    throw error
+  }
+}
+
+/** The broker's name for an error; createTopics wraps one error a topic. */
+function typeOf(error: unknown): string {
+  if (!(error instanceof Error)) return ''
+  if ('errors' in error && Array.isArray(error.errors)) return error.errors.map(typeOf).join(' ')
+  return 'type' in error && typeof error.type === 'string' ? error.type : ''
+}
+
+const REPEAT_AFTER = 30_000
+
+/**
+ * kafkajs's own log lines. Its errors are warnings here: the loops log what matters, once per change of state. The same
+ * line comes at most every 30 seconds; numbers in it (ids, ports of a try) do not make it another one.
+ */
+function logOf(log: Log): (entry: LogEntry) => void {
+  const seen = new Map<string, number>()
+  return ({ namespace, level, log: { message, error, broker } }) => {
+    const line = `${namespace} ${message.replace(/\d+/g, '#')}`
+    const now = performance.now()
+    if (now - (seen.get(line) ?? -REPEAT_AFTER) < REPEAT_AFTER) return
+    if (seen.size > 200) seen.clear()
+    seen.set(line, now)
+    const fields = { kafkajs: namespace, ...(broker === undefined ? {} : { broker }), ...(typeof error === 'string' ? { reason: error } : {}) }
+    if (level <= kafkajs.logLevel.WARN) log.warn(fields, message)
+    else log.debug(fields, message)
+  }
+}

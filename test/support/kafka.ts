@@ -1,0 +1,35 @@
+import { randomBytes } from 'node:crypto'
+import kafkajs, { type Admin } from 'kafkajs'
+
+import { given } from './given.ts'
+
+/** The brokers of this test run, as kafkajs takes them. */
+export function brokers(): string[] {
+  return given('DELTAPOST_TEST_KAFKA').split(',')
+}
+
+/** A topic that no other test uses. */
+export async function freshTopic(name: string, partitions: number): Promise<{ topic: string; drop: () => Promise<void> }> {
+  const topic = `${name}.${process.pid}.${randomBytes(5).toString('hex')}`
+  await administrate((admin) => admin.createTopics({ topics: [{ topic, numPartitions: partitions }], waitForLeaders: true }))
+  return { topic, drop: async () => administrate((admin) => admin.deleteTopics({ topics: [topic] })) }
+}
+
+/** Something done as the broker's administrator, over a connection of its own. */
+export async function administrate(task: (admin: Admin) => Promise<unknown>): Promise<void> {
+  const kafka = new kafkajs.Kafka({
+    brokers: brokers(),
+    clientId: 'test-admin',
+    connectionTimeout: 10_000,
+    // Given in full, because kafkajs chooses other values when NODE_ENV is "test", which ava sets.
+    retry: { retries: 8, initialRetryTime: 100, maxRetryTime: 2000 },
+    logLevel: kafkajs.logLevel.NOTHING,
+  })
+  const admin = kafka.admin()
+  await admin.connect()
+  try {
+    await task(admin)
+  } finally {
+    await admin.disconnect()
+  }
+}
