@@ -76,8 +76,8 @@ create table inbox.parked (
 );
 create index parked_row on inbox.parked (relation, key);
 
--- A key change whose old row could not be deleted yet: it goes when the stored row equals the before-image, and is
--- settled by any newer version of that row.
+-- Key changes by the key they left, until a newer version of that key settles them: the row that stands there goes
+-- whenever it equals the before-image.
 create table inbox.shift (
   relation integer not null,
   key text not null,
@@ -128,9 +128,11 @@ begin atomic
   where a.origin = its_origin and a.seq_id = its_seq_id and a.status = 'PARKED' and a.failure like 'KEY_SHIFT%';
 end;
 
--- Deletes the row that a key change left behind, if it still equals the before-image: then this is the row that moved.
--- Otherwise another row stands there (id = id + 1), or the row's own changes are still on their way: remembered in
--- shift. Returns 'left', 'absent' (nothing stood there) or 'shifted' (another image stands there).
+-- Deletes the row that a key change left behind, if it equals the before-image: then this is the row that moved.
+-- Otherwise another row stands there (id = id + 1), or changes of the row are still on their way.
+-- The version stays that of the image which left: a change at this key with a version between the two is of another row
+-- that moved in, and must not be lost. So the key change is remembered in shift until a newer version settles it.
+-- Returns 'settled' (a newer version is there), 'left' (deleted now), 'absent' (nothing stood there) or 'shifted'.
 -- The caller holds the lock of row_version(its_key).
 create function inbox.leave(stmt inbox.statement, its_key text, change json, its_origin smallint, its_epoch integer, its_time bigint, its_seq bigint)
 returns text language plpgsql volatile as $$
@@ -141,17 +143,16 @@ begin
   perform 1 from inbox.row_version r
   where r.relation = stmt.relation and r.key = its_key
     and (its_epoch, its_time, its_seq) > (r.epoch, r.time, r.seq);
-  if not found then return 'left'; end if;
-  execute stmt.leave into found_rows, gone using json_build_array(change);
-  if gone > 0 then
-    update inbox.row_version r
-    set origin = its_origin, epoch = its_epoch, time = its_time, seq = its_seq, deleted = true, behind = null
-    where r.relation = stmt.relation and r.key = its_key;
-    return 'left';
-  end if;
+  if not found then return 'settled'; end if;
   insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
   values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
   on conflict do nothing;
+  execute stmt.leave into found_rows, gone using json_build_array(change);
+  if gone > 0 then
+    update inbox.row_version r set deleted = true, behind = null
+    where r.relation = stmt.relation and r.key = its_key;
+    return 'left';
+  end if;
   return case when found_rows > 0 then 'shifted' else 'absent' end;
 end
 $$;
@@ -161,12 +162,16 @@ create function inbox.settle_shifts(stmt inbox.statement, its_key text) returns 
 language plpgsql volatile as $$
 declare
   s inbox.shift;
+  outcome text;
 begin
   for s in
     select * from inbox.shift x where x.relation = stmt.relation and x.key = its_key order by x.epoch, x.time, x.seq_id
   loop
-    if inbox.leave(stmt, its_key, s.change, s.origin, s.epoch, s.time, s.seq_id) = 'left' then
+    outcome := inbox.leave(stmt, its_key, s.change, s.origin, s.epoch, s.time, s.seq_id);
+    if outcome = 'settled' then
       delete from inbox.shift x where x.relation = s.relation and x.key = s.key and x.origin = s.origin and x.seq_id = s.seq_id;
+    end if;
+    if outcome in ('settled', 'left') then
       perform inbox.settle(s.origin, s.seq_id);
     end if;
   end loop;
@@ -343,7 +348,7 @@ begin
   end if;
   if exists (select from inbox.shift s where s.relation = stmt.relation) then
     perform inbox.settle_shifts(stmt, k.key)
-    from (select distinct key from unnest(touched) as key order by key) as k;
+    from (select distinct x.key from inbox.shift x where x.relation = stmt.relation and x.key = any(touched) order by x.key) as k;
   end if;
   return lost;
 end

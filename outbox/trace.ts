@@ -124,18 +124,26 @@ function parkedOf(sql: Sql, origin: number, seqId: string): PromiseLike<SetAside
 }
 
 /**
- * The row's version by its key as posted, in the spellings under which it may be kept (numbers trimmed, blanks dropped).
- * A key that its type spells in another way (a date, a boolean) is not found, and the trace then goes without it.
+ * The row's version by its key as posted, spelled as the target's types spell it (numbers trimmed, blanks dropped).
+ * A key of a type with other spellings (a date, a boolean) is found only where both spell it alike.
  */
 function rowVersionOf(sql: Sql, received: Received, parkedKey: string | null): PromiseLike<RowVersion[]> {
   return sql<RowVersion[]>`
+    with part as (
+      select r.id as relation, k.place,
+             case when t.typname in ('numeric', 'int2', 'int4', 'int8') and k.value ~ '^ *[+-]?[0-9]+([.][0-9]*)? *$'
+                  then trim_scale(k.value::numeric)::text else rtrim(k.value, ' ') end as text
+      from outbox.relation r
+      cross join jsonb_array_elements_text(coalesce(${received.row_key}::jsonb, '[]')) with ordinality as k(value, place)
+      left join pg_attribute a on a.attrelid = to_regclass(format('%I.%I', r.target_schema, r.target_table)) and a.attname = r.key_columns[k.place]
+      left join pg_type t on t.oid = a.atttypid
+      where r.source_schema = ${received.schema_name} and r.source_table = ${received.table_name}
+    ), spelled as (
+      select relation, case when count(*) = 1 then max(text) else jsonb_agg(text order by place)::text end as key from part group by relation
+    )
     select v.key, v.epoch, v.time, v.seq, v.deleted, v.parked, (v.origin, v.seq) <> (${received.origin}, ${received.seq_id}) as newer
-    from outbox.relation r
-    join inbox.row_version v on v.relation = r.id and v.key in (
-      ${received.row_key}, rtrim(${received.row_key}, ' '), ${parkedKey},
-      case when ${received.row_key} ~ '^[+-]?[0-9]+([.][0-9]*)?$' then trim_scale((${received.row_key})::numeric)::text end)
-    where r.source_schema = ${received.schema_name} and r.source_table = ${received.table_name}
-    limit 1`
+    from spelled s join inbox.row_version v on v.relation = s.relation and v.key in (s.key, ${parkedKey})
+    order by v.key <> s.key limit 1`
 }
 
 function rejectedOf(sql: Sql, seqId: string): PromiseLike<Trace['rejected']> {

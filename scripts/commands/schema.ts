@@ -1,7 +1,10 @@
 import { type Command, InvalidArgumentError } from 'commander'
 
 import { relations } from '../../outbox/status.ts'
-import { databaseAddress, withDatabase } from './database.ts'
+import { readConfig } from '../../services/runtime/config.ts'
+import { openLog } from '../../services/runtime/log.ts'
+import { withDatabase } from './database.ts'
+import { environmentOfRunning, withUnused } from './environment.ts'
 import { say, sayJson, sayTable } from './print.ts'
 
 export function addSchema(program: Command): void {
@@ -22,16 +25,19 @@ Example:
     .argument('<schema.table>', 'the table as the source names it', tableName)
     .argument('<column...>', 'its key columns, in the order of the key')
     .addHelpText('after', `
-Stops the relation, makes the key, and resumes; its changes wait meanwhile.
+A table that was made from payloads is built again with the key, from the changes that were received.
+A table that was there before needs a unique index on these columns.
 
 Examples:
   deltapost schema key guildhall.country country_code
   deltapost schema key guildhall.user_rating user_id rating_type`)
     .action(async (name: TableName, columns: string[]) => {
       const { declareKey } = await import('../../services/jobs/declare-key.ts')
-      const url = databaseAddress()
-      await withDatabase(async (sql) => sql`select 1`, url)
-      await declareKey(url, { ...name, columns, log: say })
+      const config = readConfig(withUnused(environmentOfRunning(), ['KAFKA_BROKERS']))
+      await withDatabase(async (sql) => sql`select 1`, config.databaseUrl)
+      const log = openLog('cli', config.logLevel === 'debug' ? 'debug' : 'warn')
+      const replayed = await declareKey(config.databaseUrl, { ...name, columns, source: config.source, log })
+      say(`${name.schema}.${name.table} has the key ${columns.join(', ')}${replayed === 0 ? '' : `; ${replayed} changes are on their way again`}`)
     })
 }
 

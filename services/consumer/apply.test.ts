@@ -72,7 +72,6 @@ test('a key change that meets another row at its old key is parked as KEY_SHIFT 
   t.deepEqual(await rows('select id, name from app.account order by id'), [{ id: 2, name: 'new' }])
   t.is((await statuses())['2'], 'APPLIED')
   t.deepEqual(await rows('select * from inbox.parked'), [])
-  t.deepEqual(await rows('select * from inbox.shift'), [])
 })
 
 test('I7 a partial image erases nothing, in one batch or in several, in any order', async (t) => {

@@ -21,7 +21,7 @@ export type ElementShape = {
 export type Element = Record<string, unknown>
 
 /** A change that must not be applied as it is. */
-export type SetAside = { reason: 'CLOCK_AHEAD' | 'NO_KEY'; message: string }
+export type SetAside = { reason: 'CLOCK_AHEAD' | 'NO_KEY' | 'KEY_SHIFT'; message: string }
 
 /**
  * Builds the element of a change.
@@ -81,12 +81,22 @@ export function setAside(arrival: Arrival, shape: ElementShape, tolerance: numbe
     const value = named(arrival.change, name)?.[image]
     return value === undefined || value === null
   })
+  if (missing.length === 0 && arrival.change.operation === 'UPDATE' && keyMoves(arrival.change.columns, shape) && lacksColumns(arrival, shape)) {
+    return { reason: 'KEY_SHIFT', message: 'the change moves the row to another key and does not carry all of its columns' }
+  }
   if (missing.length === 0) return undefined
   return { reason: 'NO_KEY', message: `the change does not carry the key column ${missing.join(', ')}` }
 }
 
 function named(change: Change, name: string): Column | undefined {
   return change.columns.find((column) => column.name === name)
+}
+
+function lacksColumns(arrival: Arrival, shape: ElementShape): boolean {
+  return [...shape.columns.values()].some((column) => {
+    const value = named(arrival.change, column.name)?.new
+    return value === undefined || isUnfetched(value, column)
+  })
 }
 
 function withDeleted(element: Element, columns: readonly Column[], shape: ElementShape): Element {

@@ -19,15 +19,15 @@ export type TargetTable = {
 
 /** Reads a target table; undefined where it does not exist. Views and foreign tables count as not existing. */
 export async function readTarget(sql: Sql, schema: string, table: string): Promise<TargetTable | undefined> {
-  const columns = await sql<(TargetColumn & { primaryKey: string[] | null })[]>`
+  const columns = await sql<((TargetColumn | { name: null }) & { primaryKey: string[] | null })[]>`
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
            (select b.typname from pg_type b where b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)) as base,
            a.attnotnull as "notNull", a.atthasdef or a.attidentity <> '' as "hasDefault",
            outbox.primary_key_of(n.nspname, c.relname) as "primaryKey"
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-    join pg_type t on t.oid = a.atttypid
+    left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    left join pg_type t on t.oid = a.atttypid
     where n.nspname = ${schema} and c.relname = ${table} and c.relkind in ('r', 'p')
     order by a.attnum`
   const [first] = columns
@@ -35,7 +35,10 @@ export async function readTarget(sql: Sql, schema: string, table: string): Promi
   return {
     schema,
     table,
-    columns: columns.map(({ name, type, base, notNull, hasDefault }) => ({ name, type, base, notNull, hasDefault })),
+    // A table without columns gives one row without a name.
+    columns: columns.flatMap((column) => column.name === null ? [] : [
+      { name: column.name, type: column.type, base: column.base, notNull: column.notNull, hasDefault: column.hasDefault },
+    ]),
     primaryKey: first.primaryKey,
   }
 }

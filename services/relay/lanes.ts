@@ -12,7 +12,8 @@ export const RENEW_EVERY = 500
  * A lane this relay holds, and what it has of it.
  *
  * `deadline` and `blockedUntil` are of the monotonic clock. `inflight` are the positions read and not yet acked.
- * `reading` grows whenever read-ahead is dropped: what a read begun before returns is then out of order.
+ * `reading` grows whenever an event of the lane is dropped: what was read of the lane before that, and is not sent yet,
+ * would then go before the dropped one, so it is dropped too.
  */
 export type HeldLane = Claim & {
   deadline: number
@@ -76,7 +77,11 @@ export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => vo
     if (most <= 0) return
     const deadline = performance.now() + LEASE
     const claims = await slot.run((sql) => claimLanes(sql, holder, most, LEASE))
-    for (const one of claims) held.set(one.lane, hold(one, deadline))
+    for (const one of claims) {
+      const old = held.get(one.lane)
+      if (old !== undefined) lose(held, old)
+      held.set(one.lane, hold(one, deadline))
+    }
     if (claims.length === 0) return
     log.info({ lanes: claims.map(({ lane }) => lane), held: held.size }, 'lanes claimed')
     parts.onClaim()

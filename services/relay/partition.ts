@@ -5,8 +5,8 @@ import type { HeldLane } from './lanes.ts'
 import { backOff } from './repeat.ts'
 import type { Trouble } from './repeat.ts'
 
-/** An event that was read and not yet acked. */
-export type Flying = { event: PendingEvent; lane: HeldLane }
+/** An event that was read and not yet acked; `reading` is its lane's when it was read. */
+export type Flying = { event: PendingEvent; lane: HeldLane; reading: number }
 
 /** More in one send is slower; bytes are what a broker's batch and our memory take. One larger record goes alone. */
 const MOST_RECORDS = 1_000
@@ -39,11 +39,20 @@ export function openPartition(parts: PartitionParts): Partition {
   let stopped = false
 
   function drop(batch: readonly Flying[]): void {
-    for (const { lane } of batch) {
+    for (const lane of new Set(batch.map((one) => one.lane))) {
       lane.reading += 1
       lane.blockedUntil = Math.max(lane.blockedUntil, restUntil)
     }
     parts.dropped(batch)
+  }
+
+  /** Drops from the batch, and from what waits behind it, the lanes of which something may not be sent. */
+  function sendable(batch: readonly Flying[]): readonly Flying[] {
+    const out = new Set(batch.filter(({ lane, reading }) => reading !== lane.reading || !usable(lane)).map(({ lane }) => lane))
+    if (out.size === 0) return batch
+    drop([...batch, ...queue].filter(({ lane }) => out.has(lane)))
+    queue = queue.filter(({ lane }) => !out.has(lane))
+    return batch.filter(({ lane }) => !out.has(lane))
   }
 
   function failed(batch: readonly Flying[], error: unknown): void {
@@ -66,9 +75,7 @@ export function openPartition(parts: PartitionParts): Partition {
     while (queue.length > 0 && !stopped) {
       const { batch, size } = take(queue, mostBytes)
       queue.splice(0, size)
-      const stale = batch.filter(({ lane }) => !usable(lane))
-      if (stale.length > 0) drop(stale)
-      const ours = stale.length === 0 ? batch : batch.filter(({ lane }) => usable(lane) && !stale.some((other) => other.lane === lane))
+      const ours = sendable(batch)
       if (ours.length === 0) continue
       try {
         const first = await parts.send(ours.map(({ event }) => event))

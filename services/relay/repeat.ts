@@ -31,8 +31,11 @@ export function openTrouble(log: Log, what: string): Trouble {
   }
 }
 
-/** A rest that a poke ends. A poke before the rest counts, so that nothing is missed between looking and resting. */
-export type Bell = { poke(): void; rest(ms: number): Promise<void> }
+/**
+ * A rest that a poke ends. A poke before the rest counts, so that nothing is missed between looking and resting; `clear`
+ * before looking takes the pokes that the look will answer.
+ */
+export type Bell = { poke(): void; clear(): void; rest(ms: number): Promise<void> }
 
 export function openBell(): Bell {
   let poked = false
@@ -41,6 +44,9 @@ export function openBell(): Bell {
     poke() {
       poked = true
       wakeUp?.()
+    },
+    clear() {
+      poked = false
     },
     async rest(ms) {
       if (!poked) {

@@ -3,6 +3,8 @@ import postgres, { type Sql } from 'postgres'
 
 import { given } from './given.ts'
 
+export type TestDatabase = { url: string; drop: () => Promise<void> }
+
 /** The address of the database `name` on the server of this test run; without a name the administrator's own. */
 export function addressOf(name?: string): string {
   const url = new URL(given('DELTAPOST_TEST_DATABASE_URL'))
@@ -10,15 +12,24 @@ export function addressOf(name?: string): string {
   return url.href
 }
 
-/** A client for tests: numbers of 64 bits as text, as the program reads them; notices are not printed. */
+/** A client for tests, with postgres's own reading of types (64-bit numbers are text); notices are not printed. */
 export function connect(url: string, options: { max?: number } = {}): Sql {
   return postgres(url, { max: options.max ?? 4, connect_timeout: 10, onnotice: () => {} })
 }
 
 /** A database of its own for a test or a test file, migrated (a copy of the template); `drop` also ends its connections. */
-export async function freshDatabase(): Promise<{ url: string; drop: () => Promise<void> }> {
+export async function freshDatabase(): Promise<TestDatabase> {
+  return copyOf(given('DELTAPOST_TEST_TEMPLATE'))
+}
+
+/** The same without our migrations. */
+export async function emptyDatabase(): Promise<TestDatabase> {
+  return copyOf('template1')
+}
+
+async function copyOf(template: string): Promise<TestDatabase> {
   const name = `test_${process.pid}_${randomBytes(5).toString('hex')}`
-  await administrate((sql) => sql`create database ${sql(name)} template ${sql(given('DELTAPOST_TEST_TEMPLATE'))}`)
+  await administrate((sql) => sql`create database ${sql(name)} template ${sql(template)}`)
   return {
     url: addressOf(name),
     drop: async () => administrate((sql) => sql`drop database if exists ${sql(name)} with (force)`),

@@ -1,0 +1,57 @@
+import kafkajs, { type Admin } from 'kafkajs'
+
+import type { Config } from '../../services/runtime/config.ts'
+import { KAFKA_RETRY, openKafka } from '../../services/runtime/kafka.ts'
+import { openLog } from '../../services/runtime/log.ts'
+import type { Check } from './checks.ts'
+import { size } from './print.ts'
+
+/** The broker, the topic, and how large a record may be. */
+export async function checkKafka(config: Config): Promise<Check[]> {
+  const admin = openKafka(config.kafkaBrokers, openLog('doctor', 'silent')).admin({ retry: KAFKA_RETRY })
+  try {
+    await admin.connect()
+    const { brokers } = await admin.describeCluster()
+    return [
+      { name: 'Kafka', result: 'ok', told: `${brokers.length} broker${brokers.length === 1 ? '' : 's'} at ${config.kafkaBrokers.join(', ')}` },
+      ...await checkTopic(admin, config),
+    ]
+  } catch (error) {
+    if (!(error instanceof Error)) throw error
+    return [{
+      name: 'Kafka', result: 'fail', told: `no answer from ${config.kafkaBrokers.join(', ')}: ${error.message}`,
+      fix: 'start the broker, or correct KAFKA_BROKERS (npm run up starts one of its own)',
+    }]
+  } finally {
+    await admin.disconnect()
+  }
+}
+
+async function checkTopic(admin: Admin, config: Config): Promise<Check[]> {
+  const { topic } = config
+  if (!(await admin.listTopics()).includes(topic)) {
+    return [{ name: 'topic', result: 'warning', told: `${topic} is not there yet`, fix: 'nothing: relay and consumer create it when they start, if they may' }]
+  }
+  const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+  const partitions = topics[0]?.partitions ?? []
+  const leaderless = partitions.filter(({ leader }) => leader < 0).length
+  return [
+    leaderless === 0
+      ? { name: 'topic', result: 'ok', told: `${topic} has ${partitions.length} partitions` }
+      : { name: 'topic', result: 'fail', told: `${leaderless} partitions of ${topic} have no leader`, fix: 'start the brokers that hold them' },
+    await checkRecordLimit(admin, config),
+  ]
+}
+
+async function checkRecordLimit(admin: Admin, { topic, maxBody }: Config): Promise<Check> {
+  const { resources } = await admin.describeConfigs({
+    includeSynonyms: false,
+    resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configNames: ['max.message.bytes'] }],
+  })
+  const limit = Number(resources[0]?.configEntries.find(({ configName }) => configName === 'max.message.bytes')?.configValue ?? 0)
+  if (limit >= maxBody) return { name: 'record limit', result: 'ok', told: `${size(limit)}, MAX_BODY is ${size(maxBody)}` }
+  return {
+    name: 'record limit', result: 'warning', told: `${topic} takes records up to ${size(limit)}, the listener bodies up to ${size(maxBody)} (MAX_BODY)`,
+    fix: `kafka-configs.sh --alter --topic ${topic} --add-config max.message.bytes=${maxBody}, or a smaller MAX_BODY`,
+  }
+}

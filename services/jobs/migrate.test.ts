@@ -1,0 +1,90 @@
+import test from 'ava'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+
+import { connect, emptyDatabase, freshDatabase } from '../../test/support/database.ts'
+import { migrate } from './migrate.ts'
+
+const quiet = { log: (): void => {} }
+const root = resolve(import.meta.dirname, '..', '..')
+
+/** Two migrations of which the first is slow, so that a second run comes while it is open. */
+function slowSet(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'deltapost-migrations-'))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  writeFileSync(join(folder, '001_one.sql'), '-- Up Migration\ncreate table one (); select pg_sleep(0.3);\n-- Down Migration\ndrop table one;\n')
+  writeFileSync(
+    join(folder, '002_two.sql'),
+    `-- Up Migration\ncreate function two() returns int language sql as $$ select 2; $$;\n-- Down Migration\ndrop function two;\n`,
+  )
+  return folder
+}
+
+async function tables(url: string): Promise<string[]> {
+  const sql = connect(url)
+  const rows = await sql<{ name: string }[]>`
+    select schemaname || '.' || tablename as name from pg_tables
+    where schemaname not in ('pg_catalog', 'information_schema') and tablename <> 'pgmigrations' order by 1`
+  await sql.end({ timeout: 5 })
+  return rows.map(({ name }) => name)
+}
+
+test('two migrations at once both succeed, and each step runs once', async (t) => {
+  const { url, drop } = await emptyDatabase()
+  t.teardown(drop)
+  const folder = slowSet()
+  const runs = await Promise.all([migrate(url, { folder, ...quiet }), migrate(url, { folder, ...quiet })])
+  t.deepEqual(runs.flat(), ['001_one', '002_two'])
+})
+
+test('down takes back the last step, or as many as asked', async (t) => {
+  const { url, drop } = await emptyDatabase()
+  t.teardown(drop)
+  const folder = slowSet()
+  await migrate(url, { folder, ...quiet })
+  t.deepEqual(await migrate(url, { folder, direction: 'down', ...quiet }), ['002_two'])
+  t.deepEqual(await migrate(url, { folder, direction: 'down', count: 9, ...quiet }), ['001_one'])
+  t.deepEqual(await tables(url), [])
+})
+
+test('our own set goes up, down to nothing, and up again to the same tables', async (t) => {
+  const { url, drop } = await freshDatabase()
+  t.teardown(drop)
+  const before = await tables(url)
+  t.true(before.length > 0)
+  await migrate(url, { direction: 'down', count: Infinity, ...quiet })
+  t.deepEqual(await tables(url), [])
+  await migrate(url, quiet)
+  t.deepEqual(await tables(url), before)
+})
+
+test('the plain command node-pg-migrate up and ours know what the other did', async (t) => {
+  const command = (url: string): { status: number | null; stdout: string } =>
+    spawnSync(process.execPath, [join(root, 'node_modules', 'node-pg-migrate', 'bin', 'node-pg-migrate.js'), 'up', '--verbose=false'], {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, DATABASE_URL: url },
+    })
+  const theirs = await emptyDatabase()
+  const ours = await freshDatabase()
+  t.teardown(async () => Promise.all([theirs.drop(), ours.drop()]))
+  t.is(command(theirs.url).status, 0)
+  t.deepEqual(await migrate(theirs.url, quiet), [])
+  t.deepEqual(await tables(theirs.url), await tables(ours.url))
+  t.regex(command(ours.url).stdout, /No migrations to run/)
+})
+
+test('a database whose application uses node-pg-migrate too keeps its own list untouched', async (t) => {
+  const { url, drop } = await emptyDatabase()
+  t.teardown(drop)
+  const sql = connect(url)
+  await sql`create table public.pgmigrations (id serial primary key, name text not null, run_on timestamp not null)`
+  await sql`insert into public.pgmigrations (name, run_on) values ('1700000000000_their-first', now())`
+  const ran = await migrate(url, quiet)
+  t.true(ran.length > 0)
+  t.is((await sql`select from public.pgmigrations`).length, 1)
+  t.deepEqual(await migrate(url, quiet), [])
+  await sql.end({ timeout: 5 })
+})
