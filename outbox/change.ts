@@ -37,14 +37,16 @@ export type Change = {
 export function readChange(text: string, options: { defaultSchema?: string | undefined }): Change {
   if (isBlank(text)) throw new BadChange('empty_body', 'the body is empty')
   try {
-    return changeOf(text, parseJson(text), options)
+    return changeOf(text, parseJson(text), options, text)
   } catch (error) {
     throw error instanceof JsonSyntax ? badSyntax(error) : error
   }
 }
 
-/** As readChange, for a document that was parsed already: `node` is a part of `text`. */
-export function changeOf(text: string, node: JsonNode, options: { defaultSchema?: string | undefined }): Change {
+/** As readChange, for a document that was parsed already: `node` is a part of `text`, and `whole` what it came as. */
+export function changeOf(
+  text: string, node: JsonNode, options: { defaultSchema?: string | undefined }, whole = text.slice(node.start, node.end),
+): Change {
   if (node.kind !== 'object') throw new BadChange('not_object', `the document is of the kind ${node.kind}`)
   const envelope = dialectOf(text, node)
   const schema = envelope.schema === undefined ? defaultSchema(options) : cleanName(envelope.schema, 'SCHEMANAME')
@@ -57,7 +59,7 @@ export function changeOf(text: string, node: JsonNode, options: { defaultSchema?
     operation,
     columns: columnsOf(text, envelope.data, operation),
     relay: envelope.relay,
-    cleanText: envelope.relay ? withoutRelayFields(text, node, envelope.relayFields) : text,
+    cleanText: envelope.relay ? withoutRelayFields(text, node, envelope.relayFields) : whole,
   }
 }
 

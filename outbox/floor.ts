@@ -98,22 +98,25 @@ export async function raiseFloors(
  * The two look-ups are scalar because an `exists` here may be planned as a hash of the whole log.
  */
 export async function advanceSettled(sql: Sql): Promise<string> {
-  await sql`
-    update auditlog.settled s set up_to = n.up_to
-    from (
-      select b.was, coalesce((
-        select p.seq_id - 1 from auditlog.producer_log p
-        where p.seq_id > b.was and p.seq_id <= b.most
-          and ((select l.position from auditlog.publish_log l where l.seq_id = p.seq_id and l.latest) is null
-            or (select a.seq_id from inbox.applied a where a.origin = p.origin and a.seq_id = p.seq_id) is null)
-        order by p.seq_id limit 1
-      ), b.most) as up_to
+  const [row] = await sql<{ up_to: string }[]>`
+    with moved as (
+      update auditlog.settled s set up_to = n.up_to
       from (
-        select w.up_to as was, least(w.up_to + 100000, (select min(l.floor) from outbox.lane l)) as most from auditlog.settled w
-      ) b
-    ) n
-    where s.up_to = n.was and n.up_to > n.was`
-  const [row] = await sql<{ up_to: string }[]>`select s.up_to from auditlog.settled s`
-  if (row === undefined) throw new Error('auditlog.settled has lost its row')
+        select b.was, coalesce((
+          select p.seq_id - 1 from auditlog.producer_log p
+          where p.seq_id > b.was and p.seq_id <= b.most
+            and ((select l.position from auditlog.publish_log l where l.seq_id = p.seq_id and l.latest) is null
+              or (select a.seq_id from inbox.applied a where a.origin = p.origin and a.seq_id = p.seq_id) is null)
+          order by p.seq_id limit 1
+        ), b.most) as up_to
+        from (
+          select w.up_to as was, least(w.up_to + 100000, (select min(l.floor) from outbox.lane l)) as most from auditlog.settled w
+        ) b
+      ) n
+      where s.up_to = n.was and n.up_to > n.was
+      returning s.up_to
+    )
+    select coalesce((select m.up_to from moved m), (select s.up_to from auditlog.settled s)) as up_to`
+  if (row === undefined) throw new Error('a select without a row')
   return row.up_to
 }

@@ -44,7 +44,7 @@ export function hold(claim: Claim, deadline: number): HeldLane {
 export type Lanes = { held: Map<number, HeldLane>; tick(): Promise<void>; giveBack(): Promise<void> }
 
 /** Claims a fair share of the lanes through a slot of its own, so that no slow statement delays a renewal. */
-export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => void; log: Log }): Lanes {
+export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => void; signal: AbortSignal; log: Log }): Lanes {
   const { slot, holder, log } = parts
   const held = new Map<number, HeldLane>()
 
@@ -74,7 +74,7 @@ export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => vo
   }
 
   async function claim(most: number): Promise<void> {
-    if (most <= 0) return
+    if (most <= 0 || parts.signal.aborted) return
     const deadline = performance.now() + LEASE
     const claims = await slot.run((sql) => claimLanes(sql, holder, most, LEASE))
     for (const one of claims) {

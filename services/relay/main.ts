@@ -1,5 +1,4 @@
 import { ack } from '../../outbox/ack.ts'
-import { advanceSettled, openFloor } from '../../outbox/floor.ts'
 import { nextEvents } from '../../outbox/pending.ts'
 import type { Config } from '../runtime/config.ts'
 import { openKafka } from '../runtime/kafka.ts'
@@ -10,3 +9,48 @@ import { openLanes, RENEW_EVERY } from './lanes.ts'
 import { relayLoop } from './loop.ts'
 import { openPublisher } from './publish.ts'
 import { openBell, repeat } from './repeat.ts'
+import { upkeep } from './upkeep.ts'
+
+/** One read: more rows are not faster, and 8 MB keep a relay with slow brokers small. */
+const READ = { rows: 2_000, bytes: 8 << 20 }
+
+/**
+ * A relay, from its first claim to its last release. Resolves after the signal, when what was sent is acked and the lanes
+ * are given back, at the latest after config.shutdownTimeout; a database or broker that is away is waited for.
+ */
+export async function runRelay(parts: { config: Config; log: Log; signal: AbortSignal; wake: Wake; onReady?: () => void }): Promise<void> {
+  const { config, log, signal } = parts
+  const { holder } = config
+  const slot = (name: string, deadline = 15_000) => openSlot({ url: config.databaseUrl, name: `relay ${name}`, deadline })
+  const slots = { read: slot('read', 60_000), ack: slot('ack'), lanes: slot('lanes', 5_000), upkeep: slot('upkeep') }
+  const bell = openBell()
+  const publisher = openPublisher({ kafka: openKafka(config.kafkaBrokers, log), partitions: config.topicPartitions, log })
+  const lanes = openLanes({ slot: slots.lanes, holder, onClaim: bell.poke, signal, log })
+  const claimed = Promise.withResolvers<void>()
+  const reached = Promise.withResolvers<void>()
+  const ended = new AbortController()
+  const hurry = new AbortController()
+  const tasks = [
+    // Until the very end: the lanes of what is still being acked must stay ours.
+    repeat({ task: () => lanes.tick().then(claimed.resolve), everyMs: RENEW_EVERY, what: 'keeping lanes', signal: ended.signal, log }),
+    repeat({ task: upkeep(slots.upkeep, holder, lanes.held), everyMs: 1_000, what: 'raising floors', signal, log }),
+    repeat({ task: () => publisher.recount(config.topic).then(reached.resolve), everyMs: 60_000, what: 'asking for partitions', signal, log }),
+  ]
+  void Promise.all([claimed.promise, reached.promise]).then(() => parts.onReady?.())
+  const late = Promise.withResolvers<void>()
+  signal.addEventListener('abort', () => {
+    setTimeout(() => hurry.abort(), config.shutdownTimeout * 0.6).unref()
+    setTimeout(late.resolve, config.shutdownTimeout * 0.95).unref()
+  }, { once: true })
+
+  await relayLoop({
+    ...publisher,
+    lanes: lanes.held,
+    read: (held, inflight) => slots.read.run((sql) => nextEvents(sql, held, inflight, READ)),
+    ack: (held, published) => slots.ack.run((sql) => ack(sql, holder, held, published)),
+    wake: parts.wake, bell, signal, hurry: hurry.signal, log,
+  })
+  ended.abort()
+  await Promise.race([Promise.all(tasks).then(lanes.giveBack).then(publisher.close), late.promise])
+  await Promise.race([Promise.all(Object.values(slots).map((one) => one.close())), late.promise])
+}

@@ -10,8 +10,8 @@ export type Publisher = {
   /** The partitions of a topic, asked once and by `recount`; a missing topic is created. */
   partitions(topic: string): Promise<number>
   send(topic: string, partition: number, events: readonly PendingEvent[]): Promise<bigint>
-  /** Asks again for the topics that were asked for before. */
-  recount(): Promise<void>
+  /** Asks for `topic` and again for all that were asked for before. */
+  recount(topic: string): Promise<void>
   close(): Promise<void>
 }
 
@@ -68,8 +68,8 @@ export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Lo
         leave(line)
       }
     },
-    async recount() {
-      for (const topic of counts.keys()) await count(topic)
+    async recount(topic) {
+      for (const one of new Set([topic, ...counts.keys()])) await count(one)
     },
     async close() {
       const line = await current
