@@ -1,9 +1,9 @@
-import { BadChange } from './bad-change.ts'
+import { BadChange, type Reason } from './bad-change.ts'
 import { dialectOf } from './dialect.ts'
 import { JsonSyntax, compactJson, parseJson, stringValue } from './json.ts'
 import type { JsonNode, JsonObject } from './json.ts'
 
-export { BadChange }
+export { BadChange, type Reason }
 
 /** A value as text; null is SQL's null. The text NULL of an UPDATE stays text here: only its type says what it means. */
 export type Value = string | null

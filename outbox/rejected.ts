@@ -70,7 +70,7 @@ export async function markRetried(sql: Sql, id: string, seqIds: readonly string[
 export type Posted = { seqIds: string[]; rejected: string[] }
 
 /** How a retry reaches the intake: a client of the database, and a post to the listener that throws when it is away. */
-export type Intake = { sql: Sql; post(path: string, headers: Readonly<Record<string, string>>, body: Buffer): Promise<Posted> }
+export type Intake = { sql: Sql; post: (path: string, headers: Readonly<Record<string, string>>, body: Buffer) => Promise<Posted> }
 
 /**
  * Posts a waiting entry again: `bytes`, or the kept body where none are given. Undefined where the entry is not waiting.

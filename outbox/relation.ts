@@ -45,10 +45,10 @@ export async function loadRelations(sql: Sql): Promise<Relation[]> {
 /** Key columns by table, as the listener remembers them. */
 export type KeyMemory = {
   /** undefined: not met yet; null: met, and no key is known. */
-  keyOf(schema: string, table: string): readonly string[] | null | undefined
+  keyOf: (schema: string, table: string) => readonly string[] | null | undefined
   /** Meets the relation; callers that ask for one table at the same time share one statement. */
-  meet(schema: string, table: string): Promise<readonly string[] | null>
-  refresh(): Promise<void>
+  meet: (schema: string, table: string) => Promise<readonly string[] | null>
+  refresh: () => Promise<void>
 }
 
 /**

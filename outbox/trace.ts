@@ -134,7 +134,7 @@ function rowVersionOf(sql: Sql, received: Received, parkedKey: string | null): P
              case when t.typname in ('numeric', 'int2', 'int4', 'int8') and k.value ~ '^ *[+-]?[0-9]+([.][0-9]*)? *$'
                   then trim_scale(k.value::numeric)::text else rtrim(k.value, ' ') end as text
       from outbox.relation r
-      cross join jsonb_array_elements_text(coalesce(${received.row_key}::jsonb, '[]')) with ordinality as k(value, place)
+      cross join jsonb_array_elements_text(coalesce(${received.row_key}::text::jsonb, '[]')) with ordinality as k(value, place)
       left join pg_attribute a on a.attrelid = to_regclass(format('%I.%I', r.target_schema, r.target_table)) and a.attname = r.key_columns[k.place]
       left join pg_type t on t.oid = a.atttypid
       where r.source_schema = ${received.schema_name} and r.source_table = ${received.table_name}

@@ -27,7 +27,7 @@ Examples:
 
 function version(): string {
   const text = readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')
-  return String(JSON.parse(text).version)
+  return (JSON.parse(text) as { version: string }).version
 }
 
 function commandLine(): Command {

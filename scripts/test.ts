@@ -20,7 +20,8 @@ const running = new Set<ChildProcess>()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     interrupted.abort(signal)
-    for (const child of running) child.kill('SIGTERM')
+    // The whole group: ava's workers do not all end with it.
+    for (const { pid } of running) if (pid !== undefined) process.kill(-pid, 'SIGTERM')
   })
 }
 
@@ -29,6 +30,7 @@ type Run = { code: number; output: string }
 async function run(args: string[], environment: Record<string, string> = {}, onText?: (text: string) => void): Promise<Run> {
   const child = spawn(process.execPath, args, {
     cwd: root,
+    detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...environment },
   })

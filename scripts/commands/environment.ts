@@ -1,5 +1,5 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 
 import { processEnvironment } from '../../services/runtime/config.ts'
 
@@ -9,7 +9,7 @@ export type Environment = Readonly<Record<string, string | undefined>>
 export type RunningStack = { listener: string; database: string; target: string; kafka: string; pid: number }
 
 /** Below the working directory, as `.env` is. */
-export const STATE_FOLDER = '.deltapost'
+export const STATE_FOLDER = resolve('.deltapost')
 const FILE = join(STATE_FOLDER, 'stack.json')
 
 /** Written beside its place and renamed: a reader sees all of it or nothing. Only its owner reads it: it has a password. */
@@ -27,7 +27,7 @@ export function removeRunningStack(): void {
 /** What `up` wrote, or undefined where none runs: a file whose process is gone is left over from a crash. */
 export function runningStack(): RunningStack | undefined {
   try {
-    const stack: RunningStack = JSON.parse(readFileSync(FILE, 'utf8'))
+    const stack = JSON.parse(readFileSync(FILE, 'utf8')) as RunningStack // written by writeRunningStack
     process.kill(stack.pid, 0)
     return stack
   } catch (error) {

@@ -96,7 +96,7 @@ async function postAgain(listener: string, path: string, headers: Readonly<Recor
 
 function collected(answers: readonly unknown[], name: string): string[] {
   return answers.flatMap((answer) => {
-    const value = typeof answer === 'object' && answer !== null ? Reflect.get(answer, name) : undefined
+    const value: unknown = typeof answer === 'object' && answer !== null ? Reflect.get(answer, name) : undefined
     return typeof value === 'string' || typeof value === 'number' ? [String(value)] : []
   })
 }

@@ -43,7 +43,7 @@ export async function play(transactions: readonly Transaction[], post: Post, sig
     while (busy.size >= SESSIONS) await Promise.race(busy)
     signal.throwIfAborted()
     const rows = new Set(transaction.changes.flatMap(({ before, after }) => [before?.id, after?.id]).filter((id) => id !== undefined))
-    const earlier = [...rows].map((id) => locks.get(id))
+    const earlier = [...rows].flatMap((id) => locks.get(id) ?? [])
     const session = (async () => {
       await Promise.all(earlier)
       await postTransaction(transaction, begin + transaction.due, post, played)

@@ -43,16 +43,13 @@ export function now(): number {
 }
 
 function read(text: string): Pick<Answer, 'seqId' | 'rejected'> {
-  let said: Record<string, unknown> = {}
+  let said: { seq_id?: string; rejected?: string | number; reason?: string }
   try {
-    said = JSON.parse(text)
+    said = JSON.parse(text) as typeof said // the listener's documented answers
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
     return { seqId: null, rejected: { id: '', reason: `an answer that is not JSON: ${text.slice(0, 80)}` } }
   }
   const { seq_id: seqId, rejected, reason } = said
-  return {
-    seqId: typeof seqId === 'string' ? seqId : null,
-    rejected: rejected === undefined ? null : { id: String(rejected), reason: String(reason) },
-  }
+  return { seqId: seqId ?? null, rejected: rejected === undefined ? null : { id: String(rejected), reason: reason ?? '' } }
 }

@@ -50,7 +50,7 @@ export async function judge(sql: Sql, played: Played, samples: readonly SampleAn
 }
 
 /** The logs, counted. The audit's own count is of the view, so that a contradiction between the logs shows. */
-export async function countAll(sql: Sql): Promise<Counts> {
+async function countAll(sql: Sql): Promise<Counts> {
   const [row] = await sql<Counts[]>`
     select (select count(*)::integer from auditlog.producer_log) as received,
            (select count(*)::integer from outbox.event) as waiting,
@@ -66,8 +66,8 @@ export async function countAll(sql: Sql): Promise<Counts> {
 /** Answers whose seq_id the log does not have. */
 async function unknown(sql: Sql, accepted: ReadonlySet<string>): Promise<string[]> {
   const rows = await sql<{ seq_id: string }[]>`
-    select seq_id from unnest(${[...accepted]}::bigint[]) as seq_id
-    where not exists (select from auditlog.producer_log p where p.seq_id = seq_id.seq_id) limit ${SHOWN}`
+    select answered as seq_id from unnest(${[...accepted]}::text[]) as answered
+    where not exists (select from auditlog.producer_log p where p.seq_id = answered::bigint) limit ${SHOWN}`
   return rows.map(({ seq_id }) => `answered ${seq_id}, which is not in producer_log`)
 }
 

@@ -101,6 +101,7 @@ test('16 and 016, 10 and 10.0000000, AB and AB with blanks are one row', async (
   await apply(0, arrival('account', 'INSERT', 1, { id: '016', name: 'older' }))
   t.deepEqual(await rows('select id, name from app.account'), [{ id: 16, name: 'newer' }])
   await apply(0, arrival('rate', 'INSERT', 2, { code: 'AB', level: '10', label: 'newer' }), arrival('rate', 'INSERT', 1, { code: 'AB    ', level: '10.0000000', label: 'older' }))
+  t.deepEqual(await rows('select label from app.rate'), [{ label: 'newer' }])
   await apply(0, arrival('rate', 'UPDATE', 3, { code: ['AB  ', 'AB  '], level: ['1e1', '1e1'], label: ['newer', 'newest'] }))
   t.deepEqual(await rows('select label from app.rate'), [{ label: 'newest' }])
 })

@@ -51,7 +51,8 @@ async function oneLife(parts: SuperviseParts, joined: () => void): Promise<void>
     maxBytesPerPartition: 1 << 20,
     maxBytes: 32 << 20,
     allowAutoTopicCreation: false,
-    retry: { retries: 2, initialRetryTime: 200, restartOnFailure: () => Promise.resolve(false) },
+    // Five: a broker that has just started answers the first look for a coordinator with 'not available'.
+    retry: { retries: 5, initialRetryTime: 300, restartOnFailure: () => Promise.resolve(false) },
   })
   const loop = parts.loop((topic, partition, offset) => consumer.seek({ topic, partition, offset: offset.toString() }))
   const { promise: crashed, reject } = Promise.withResolvers<never>()

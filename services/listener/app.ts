@@ -10,7 +10,7 @@ export type AppParts = {
   maxBody: number
   budget: Budget
   /** True where Postgres answers within a second. */
-  reachable(): Promise<boolean>
+  reachable: () => Promise<boolean>
   /** Aborted when the process is to stop. */
   signal: AbortSignal
   log: Log

@@ -6,8 +6,8 @@ const HEAD = 64 << 10
 /** The bytes of request bodies that may be in memory at one time. Texts made of them take two to four times as much again. */
 export type Budget = {
   /** False where there is no room; then nothing is reserved. */
-  reserve(bytes: number): boolean
-  release(bytes: number): void
+  reserve: (bytes: number) => boolean
+  release: (bytes: number) => void
 }
 
 export function openBudget(total: number): Budget {
@@ -28,7 +28,7 @@ export function openBudget(total: number): Budget {
  * A body as far as it was read. `too_large` has its first 64 KB; `aborted` what came before the sender went away; `busy`
  * nothing, because the budget is full. The budget is given back by `release`, after the bytes are done with.
  */
-export type Body = { kind: 'whole' | 'too_large' | 'aborted' | 'busy'; bytes: Buffer; release(): void }
+export type Body = { kind: 'whole' | 'too_large' | 'aborted' | 'busy'; bytes: Buffer; release: () => void }
 
 /**
  * Reads a raw body. Its length is reserved from the budget before the first byte where the sender declares it, else

@@ -1,4 +1,6 @@
-import type { Unreadable } from '../../outbox/rejected.ts'
+import { setImmediate as turn } from 'node:timers/promises'
+import { DeltapostError } from '../../outbox/errors.ts'
+import { keepRejected, type Unreadable } from '../../outbox/rejected.ts'
 import type { Sql } from '../../outbox/sql.ts'
 import { openSlot, type Slot } from '../runtime/slot.ts'
 
@@ -11,46 +13,55 @@ export type Connections = {
   /** Small look-ups: relations met, durability. */
   run: Run
   upkeep: Run
-  reachable(): Promise<boolean>
-  reject(keep: (sql: Sql, entry: Unreadable) => Promise<string>): { reject(entry: Unreadable): Promise<string>; drained(): Promise<void> }
-  close(): Promise<void>
+  /** True where Postgres answers within a second. */
+  reachable: () => Promise<boolean>
+  /** Keeps bytes that are no change; returns the id of the entry. */
+  reject: (entry: Unreadable) => Promise<string>
+  /** Resolves when all that was to be kept is kept, or failed. */
+  drained: () => Promise<void>
+  close: () => Promise<void>
 }
+
+// Two minutes: 256 MB are parsed, compressed and written to the log of Postgres in one statement.
+const BIG_DEADLINE = 120_000
+const BIG_BODY = 1 << 20
+// As long as a statement may take: who waited so long in line is told that it did not work.
+const PATIENCE_MS = 15_000
 
 export function openConnections(url: string): Connections {
   const opened: Slot[] = []
-  function open(name: string, deadline?: number): Slot {
-    const slot = openSlot({ url, name: `listener ${name}`, ...(deadline === undefined ? {} : { deadline }) })
+  function open(name: string, deadline = 15_000): Slot {
+    const slot = openSlot({ url, name: `listener ${name}`, deadline })
     opened.push(slot)
     return slot
   }
-  const ready = open('ready', 1_000)
-  // Two minutes: 256 MB are parsed, compressed and written to the log of Postgres in one statement.
-  const rejected = oneAtATime(open('rejected', 120_000))
+  const ready = oneAtATime(open('ready', 1_000))
+  const rejected = oneAtATime(open('rejected'))
+  const bigRejected = oneAtATime(open('big rejected', BIG_DEADLINE))
+  const keeping = new Set<Promise<unknown>>()
   let asking: Promise<boolean> | undefined
 
   return {
     groups: [open('group 1'), open('group 2')],
-    big: open('big', 120_000),
+    big: open('big', BIG_DEADLINE),
     run: oneAtATime(open('look-up')),
     upkeep: oneAtATime(open('upkeep', 60_000)),
     reachable() {
-      asking ??= ready.run((sql) => sql`select 1`).then(() => true, () => false).finally(() => {
+      asking ??= ready((sql) => sql`select 1`).then(() => true, () => false).finally(() => {
         asking = undefined
       })
       return asking
     },
-    reject(keep) {
-      let last: Promise<unknown> = Promise.resolve()
-      return {
-        reject(entry) {
-          const id = rejected((sql) => keep(sql, entry))
-          last = id.catch(() => undefined)
-          return id
-        },
-        async drained() {
-          await last
-        },
-      }
+    reject(entry) {
+      const id = (entry.body.length > BIG_BODY ? bigRejected : rejected)((sql) => keepRejected(sql, entry))
+      keeping.add(id)
+      const forget = (): unknown => keeping.delete(id)
+      id.then(forget, forget)
+      return id
+    },
+    async drained() {
+      await turn() // uploads that were cut with their connection are handed over only now
+      await Promise.allSettled(keeping)
     },
     async close() {
       await Promise.all(opened.map((slot) => slot.close()))
@@ -62,8 +73,17 @@ export function openConnections(url: string): Connections {
 function oneAtATime(slot: Slot): Run {
   let last: Promise<unknown> = Promise.resolve()
   return (work) => {
-    const mine = last.then(() => slot.run(work))
-    last = mine.catch(() => undefined)
+    const since = performance.now()
+    const mine = last.then(() => {
+      if (performance.now() - since > PATIENCE_MS) throw notServed()
+      return slot.run(work)
+    })
+    last = mine.then(() => undefined, () => undefined)
     return mine
   }
+}
+
+function notServed(): DeltapostError {
+  return new DeltapostError('DATABASE_SLOW', `no turn on a connection within ${PATIENCE_MS / 1000} s`,
+    'look at what holds Postgres up with deltapost doctor', { retry: true })
 }

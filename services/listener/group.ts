@@ -11,12 +11,14 @@ const MOST_CHARACTERS = 1 << 20
 const MOST_WAITING = 16_384
 // A loss within this time is mostly a restart of Postgres: worth one repeat, since the trigger itself never posts again.
 const QUICK_LOSS_MS = 1_000
+// When Postgres does not answer, a group is given up after 15 s; who waited behind it is told then, and not group by group.
+const PATIENCE_MS = 15_000
 
 export type Groups = {
   /** Resolves after the commit. Rejects where the outcome is unknown or nothing can be taken: answer 503. */
-  offer(change: Accepted): Promise<Outcome>
+  offer: (change: Accepted) => Promise<Outcome>
   /** Resolves when nothing waits and nothing is in flight. */
-  drained(): Promise<void>
+  drained: () => Promise<void>
 }
 
 export type GroupParts = {
@@ -24,11 +26,11 @@ export type GroupParts = {
   slots: readonly Slot[]
   /** For changes above BIG_CHANGE, one at a time, so that they hold up nobody. */
   bigSlot: Slot
-  wake: { ring(): void }
+  wake: { ring: () => void }
   log: Log
 }
 
-type Waiting = { change: Accepted; settle(outcome: Outcome): void; fail(error: unknown): void }
+type Waiting = { change: Accepted; since: number; settle: (outcome: Outcome) => void; fail: (error: unknown) => void }
 
 /** Gathers changes of concurrent requests into groups, each committed by one statement; never lingers for more to come. */
 export function openGroups({ slots, bigSlot, wake, log }: GroupParts): Groups {
@@ -43,7 +45,7 @@ export function openGroups({ slots, bigSlot, wake, log }: GroupParts): Groups {
   }
 }
 
-function openQueue(slots: readonly Slot[], most: number, wake: { ring(): void }, report: Report): Groups {
+function openQueue(slots: readonly Slot[], most: number, wake: GroupParts['wake'], report: Report): Groups {
   const free = [...slots]
   const queue: Waiting[] = []
   const idle: (() => void)[] = []
@@ -58,6 +60,7 @@ function openQueue(slots: readonly Slot[], most: number, wake: { ring(): void },
 
   function pump(): void {
     planned = false
+    dropStale(queue)
     while (queue.length > 0) {
       const slot = free.pop()
       if (slot === undefined) return
@@ -89,7 +92,7 @@ function openQueue(slots: readonly Slot[], most: number, wake: { ring(): void },
     offer(change) {
       if (queue.length >= MOST_WAITING) return Promise.reject(tooMany())
       const { promise, resolve, reject } = Promise.withResolvers<Outcome>()
-      queue.push({ change, settle: resolve, fail: reject })
+      queue.push({ change, since: performance.now(), settle: resolve, fail: reject })
       plan()
       return promise
     },
@@ -100,6 +103,12 @@ function openQueue(slots: readonly Slot[], most: number, wake: { ring(): void },
       return promise
     },
   }
+}
+
+function dropStale(queue: Waiting[]): void {
+  const oldest = performance.now() - PATIENCE_MS
+  const fresh = queue.findIndex(({ since }) => since >= oldest)
+  for (const { fail } of queue.splice(0, fresh === -1 ? queue.length : fresh)) fail(tooMany())
 }
 
 function groupSize(queue: readonly Waiting[], most: number): number {
@@ -124,7 +133,7 @@ async function commitPatiently(slot: Slot, changes: readonly Accepted[]): Promis
 }
 
 function tooMany(): DeltapostError {
-  return new DeltapostError('INTAKE_FULL', `${MOST_WAITING} changes wait to be committed`,
+  return new DeltapostError('INTAKE_FULL', 'too many changes wait to be committed',
     'post again; if it lasts, look at the disk of Postgres with deltapost doctor', { retry: true })
 }
 

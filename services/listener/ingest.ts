@@ -21,7 +21,7 @@ export type IngestParts = {
   keys: KeyMemory
   groups: Pick<Groups, 'offer'>
   /** Keeps bytes that are no change; returns the id of the entry. */
-  reject(entry: Unreadable): Promise<string>
+  reject: (entry: Unreadable) => Promise<string>
 }
 
 /** The answer of one document, as it is sent. */

@@ -1,5 +1,4 @@
 import pRetry from 'p-retry'
-import { keepRejected } from '../../outbox/rejected.ts'
 import { rememberKeys } from '../../outbox/relation.ts'
 import type { Config } from '../runtime/config.ts'
 import type { Log } from '../runtime/log.ts'
@@ -17,7 +16,7 @@ export type ListenerParts = {
   log: Log
   signal: AbortSignal
   /** Rung once per committed group. */
-  wake: { ring(): void }
+  wake: { ring: () => void }
   onListening?: (url: string) => void
 }
 
@@ -27,9 +26,8 @@ export async function runListener({ config, log, signal, wake, onListening }: Li
   const { run, upkeep } = connections
   const groups = openGroups({ slots: connections.groups, bigSlot: connections.big, wake, log })
   const keys = rememberKeys(run, config.source)
-  const kept = connections.reject(keepRejected)
   const app = listenerApp({
-    ingestParts: { settings: config, keys, groups, reject: kept.reject },
+    ingestParts: { settings: config, keys, groups, reject: connections.reject },
     maxBody: config.maxBody, budget: openBudget(config.bodyBudget), reachable: connections.reachable, signal, log,
   })
   try {
@@ -52,7 +50,7 @@ export async function runListener({ config, log, signal, wake, onListening }: Li
         onListening?.(url)
       },
     })
-    await Promise.all([...loops, groups.drained(), kept.drained()])
+    await Promise.all([...loops, groups.drained(), connections.drained()])
   } catch (error) {
     if (!signal.aborted) throw error
   } finally {

@@ -8,7 +8,7 @@ export type ServeParts = {
   /** Milliseconds from the abort after which connections that are still open are cut. */
   limit: number
   signal: AbortSignal
-  onListening(url: string): void
+  onListening: (url: string) => void
 }
 
 /**

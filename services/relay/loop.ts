@@ -30,7 +30,7 @@ export type RelayParts = {
   /** The lanes held now; another hand claims, renews and releases them. */
   lanes: Map<number, HeldLane>
   /** Pending events of the lanes in (lane, position) order, without the positions in flight. */
-  read(lanes: readonly HeldLane[], inflight: readonly string[]): Promise<PendingEvent[]>
+  read(lanes: readonly HeldLane[]): Promise<PendingEvent[]>
   /** How many partitions the topic has, as far as is known now. */
   partitions(topic: string): Promise<number>
   /** Resolves when the broker acknowledged all, with the offset of the first. */
@@ -94,7 +94,7 @@ type Reader = { parts: RelayParts; flight: Flight; topics: Topics; orphans: Trou
 /** Reads once and hands over what is in order; the rest is left for the next read. Returns how many events went. */
 async function readOnce({ parts, flight, topics, orphans }: Reader, lanes: readonly HeldLane[]): Promise<number> {
   const readings = new Map(lanes.map((lane) => [lane.lane, { lane, reading: lane.reading }]))
-  const events = await parts.read(lanes, lanes.flatMap((lane) => [...lane.inflight]))
+  const events = await parts.read(lanes)
   const ready = await topics.prepare(new Set(events.map(({ topicname }) => topicname)), flight.empty())
   const skipped = new Set<HeldLane>()
   let taken = 0

@@ -46,7 +46,7 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   await relayLoop({
     ...publisher,
     lanes: lanes.held,
-    read: (held, inflight) => slots.read.run((sql) => nextEvents(sql, held, inflight, READ)),
+    read: (held) => slots.read.run((sql) => nextEvents(sql, held, READ)),
     ack: (held, published) => slots.ack.run((sql) => ack(sql, holder, held, published)),
     wake: parts.wake, bell, signal, hurry: hurry.signal, log,
   })

@@ -49,7 +49,7 @@ export function openBell(): Bell {
       poked = false
     },
     async rest(ms) {
-      if (!poked) {
+      if (!poked && ms > 0) {
         const { promise, resolve } = Promise.withResolvers<void>()
         wakeUp = resolve
         const timer = setTimeout(resolve, ms)

@@ -1,0 +1,53 @@
+import { randomBytes } from 'node:crypto'
+import kafkajs from 'kafkajs'
+import postgres from 'postgres'
+
+import { createDatabase } from '../stack/database.ts'
+import type { Stack } from '../stack/stack.ts'
+
+/** Where the demo works, and how to leave the servers as they were. */
+export type OwnDatabase = Pick<Stack, 'databaseUrl' | 'kafkaBrokers'> & { topic: string; drop: () => Promise<void> }
+
+/**
+ * The servers' own database and the usual topic where the servers are the demo's; on servers of somebody else a database
+ * and a topic with names of their own, which `drop` deletes.
+ */
+export async function ownDatabase(stack: Stack): Promise<OwnDatabase> {
+  const { databaseUrl, kafkaBrokers } = stack
+  if (stack.way !== 'environment') return { databaseUrl, kafkaBrokers, topic: 'db.informix.delta', drop: async () => {} }
+  const name = `deltapost_demo_${randomBytes(4).toString('hex')}`
+  await createDatabase(databaseUrl, name)
+  const url = new URL(databaseUrl)
+  url.pathname = `/${name}`
+  return {
+    databaseUrl: url.href,
+    kafkaBrokers,
+    topic: name,
+    drop: async () => {
+      await dropDatabase(databaseUrl, name)
+      await dropTopic(kafkaBrokers, name)
+    },
+  }
+}
+
+async function dropDatabase(adminUrl: string, name: string): Promise<void> {
+  const sql = postgres(adminUrl, { max: 1, connect_timeout: 10, onnotice: () => {} })
+  try {
+    await sql`drop database if exists ${sql(name)} with (force)`
+  } finally {
+    await sql.end({ timeout: 5 })
+  }
+}
+
+async function dropTopic(brokers: string, topic: string): Promise<void> {
+  const kafka = new kafkajs.Kafka({
+    brokers: brokers.split(','), clientId: 'deltapost demo', connectionTimeout: 10_000, logLevel: kafkajs.logLevel.NOTHING, retry: { retries: 3 },
+  })
+  const admin = kafka.admin()
+  await admin.connect()
+  try {
+    if ((await admin.listTopics()).includes(topic)) await admin.deleteTopics({ topics: [topic] })
+  } finally {
+    await admin.disconnect()
+  }
+}
