@@ -82,7 +82,7 @@ async function toPublish(sql: Sql): Promise<Status['to_publish']> {
             from outbox.lane l
             cross join lateral (select e.seq_id from outbox.event e where e.lane = l.lane order by e.position limit 1) as head
             join auditlog.producer_log p on p.seq_id = head.seq_id) as oldest_age_seconds
-    from (select count(*) as n from (select from outbox.event limit ${MOST + 1}) as some) as counted`
+    from (select count(*) as n from (select from outbox.event limit ${MOST + 1}) as found) as counted`
   return row ?? { count: 0, at_least: false, oldest_age_seconds: null }
 }
 
@@ -102,7 +102,7 @@ async function outcomes(sql: Sql): Promise<Status['outcomes']> {
     from unnest(array['PARKED', 'RETRYING', 'FAILED', 'SKIPPED', 'SUPERSEDED']) as status
     cross join lateral (
       select count(*) as n
-      from (select from inbox.applied a where a.status = status and a.status <> 'APPLIED' limit ${MOST + 1}) as some
+      from (select from inbox.applied a where a.status = status and a.status <> 'APPLIED' limit ${MOST + 1}) as found
     ) as counted`
   const none: Count = { count: 0, at_least: false }
   const all = { PARKED: none, RETRYING: none, FAILED: none, SKIPPED: none, SUPERSEDED: none }
@@ -112,13 +112,13 @@ async function outcomes(sql: Sql): Promise<Status['outcomes']> {
 
 function parkedByReason(sql: Sql): PromiseLike<Status['parked']> {
   return sql<Status['parked']>`
-    select reason, count(*)::integer as count from (select reason from inbox.parked limit ${MOST}) as some group by reason order by reason`
+    select reason, count(*)::integer as count from (select reason from inbox.parked limit ${MOST}) as found group by reason order by reason`
 }
 
 async function rejectedWaiting(sql: Sql): Promise<Count> {
   const [row] = await sql<Count[]>`
     select least(n, ${MOST})::integer as count, n > ${MOST} as at_least
-    from (select count(*) as n from (select from auditlog.rejected_request where state = 'WAITING' limit ${MOST + 1}) as some) as counted`
+    from (select count(*) as n from (select from auditlog.rejected_request where state = 'WAITING' limit ${MOST + 1}) as found) as counted`
   return row ?? { count: 0, at_least: false }
 }
 

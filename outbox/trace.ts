@@ -74,7 +74,7 @@ export async function traceOf(sql: Sql, seqId: string): Promise<Trace | undefine
   const [parked] = await parkedOf(sql, received.origin, seqId)
   const [rowVersion] = await rowVersionOf(sql, received, parked?.key ?? null)
   const rejected = await rejectedOf(sql, seqId)
-  const [lags] = await lagsOf(sql, received, published.at(-1), applied)
+  const [lags] = await lagsOf(sql, received, published, applied)
   return {
     received,
     waiting: waiting ?? null,
@@ -152,13 +152,17 @@ function rejectedOf(sql: Sql, seqId: string): PromiseLike<Trace['rejected']> {
     where state = 'RETRIED' and ${seqId} = any(seq_ids) order by id`
 }
 
-function lagsOf(sql: Sql, received: Received, published: Published | undefined, applied: Applied | undefined): PromiseLike<Lags[]> {
+/** A change that was published again after it was applied counts from the publishing that was applied. */
+function lagsOf(sql: Sql, received: Received, published: readonly Published[], applied: Applied | undefined): PromiseLike<Lags[]> {
   return sql<Lags[]>`
     select round(extract(epoch from received - source) * 1000, 3)::float8 as source_to_received,
-           round(extract(epoch from published - received) * 1000, 3)::float8 as received_to_published,
-           round(extract(epoch from applied - published) * 1000, 3)::float8 as published_to_applied,
+           round(extract(epoch from first_published - received) * 1000, 3)::float8 as received_to_published,
+           round(extract(epoch from applied - coalesce(published, first_published)) * 1000, 3)::float8 as published_to_applied,
            round(extract(epoch from applied - received) * 1000, 3)::float8 as received_to_applied
-    from (select ${received.source_time}::timestamptz as source, ${received.received_at}::timestamptz as received,
-                 ${published?.producer_publish_time ?? null}::timestamptz as published,
-                 ${applied?.consumer_update_time ?? null}::timestamptz as applied) as times`
+    from (select ${received.source_time}::text::timestamptz as source, ${received.received_at}::text::timestamptz as received,
+                 ${applied?.consumer_update_time ?? null}::text::timestamptz as applied) as times
+    cross join lateral (
+      select min(at) as first_published, max(at) filter (where at <= applied) as published
+      from unnest(${published.map(({ producer_publish_time: at }) => at)}::text[]) as texts(text) cross join lateral (select text::timestamptz as at) as typed
+    ) as publishings`
 }

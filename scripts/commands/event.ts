@@ -39,9 +39,9 @@ export function showTrace(trace: Trace): void {
     say('waits to be published')
     sayFields(trace.waiting)
   }
-  for (const published of trace.published) {
-    say('published')
-    sayFields({ ...published, 'after receipt': lag(lags.received_to_published) })
+  for (const [at, published] of trace.published.entries()) {
+    say(at === 0 ? 'published' : 'published again')
+    sayFields({ ...published, 'after receipt': at === 0 ? lag(lags.received_to_published) : null })
   }
   if (trace.applied !== null) {
     const { consumer_query: query, ...applied } = trace.applied

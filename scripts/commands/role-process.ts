@@ -7,12 +7,15 @@ import { DeltapostError } from '../../outbox/errors.ts'
 import type { Environment } from './environment.ts'
 import type { ReadyMessage, Role } from './serve.ts'
 
+/** An exit code, or the signal that ended the process. */
+export type Ending = number | NodeJS.Signals
+
 /** A role as a process of its own. `ready` gives the listener's address, null for the others. */
 export type RoleProcess = {
   role: Role
   pid: number
   ready: Promise<string | null>
-  exited: Promise<number>
+  exited: Promise<Ending>
   /** SIGTERM, and after STOP_SECONDS SIGKILL; settles when the process is gone. */
   stop: () => Promise<void>
 }
@@ -36,21 +39,21 @@ export function startRole(role: Role, environment: Environment, onLine: (line: s
     env: { ...environment },
   })
   for (const stream of [child.stdout, child.stderr]) if (stream !== null) createInterface({ input: stream }).on('line', onLine)
-  const exited = new Promise<number>((resolve, reject) => {
+  const exited = new Promise<Ending>((resolve, reject) => {
     child.once('error', reject)
-    child.once('close', (code) => resolve(code ?? 1))
+    child.once('close', (code, killed) => resolve(killed ?? code ?? 1))
   })
   const ready = Promise.race([
     new Promise<string | null>((resolve) => child.once('message', (message: ReadyMessage) => resolve(message.url))),
-    exited.then((code) => {
-      throw new DeltapostError('ROLE_ENDED', `the ${role} ended with code ${code} before it was ready`, `read the lines of the ${role} above`)
+    exited.then((ending) => {
+      throw new DeltapostError('ROLE_ENDED', `the ${role} ended with ${inWords(ending)} before it was ready`, `read the lines of the ${role} above`)
     }),
   ])
   ready.catch(() => undefined) // whoever waits for `ready` sees it; a role under supervision is judged by `exited`
   return { role, pid: child.pid ?? 0, ready, exited, stop: () => stop(child, exited) }
 }
 
-async function stop(child: ChildProcess, exited: Promise<number>): Promise<void> {
+async function stop(child: ChildProcess, exited: Promise<Ending>): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   child.kill('SIGTERM')
   const timer = setTimeout(() => child.kill('SIGKILL'), STOP_SECONDS * 1_000)
@@ -75,19 +78,23 @@ export async function keepRunning(role: Role, parts: {
     const running = startRole(role, environment, onLine)
     const stopped = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(running.stop()), { once: true }))
     running.ready.then((url) => onReady(running, url), () => undefined) // told below, by its exit code
-    const code = await Promise.race([running.exited, stopped.then(() => 0)])
+    const ending = await Promise.race([running.exited, stopped.then(() => 0)])
     if (signal.aborted) {
       await running.stop()
       return 0
     }
-    if (code === CONFIGURATION) return code
+    if (ending === CONFIGURATION) return ending
     if (performance.now() - begun > WELL_MS) wait = 1_000
-    onLine(`the ${role} ended with code ${code}; it is started again in ${wait / 1_000} s`)
+    onLine(`the ${role} ended with ${inWords(ending)}; it is started again in ${wait / 1_000} s`)
     await pause(wait, undefined, { signal }).catch((error: unknown) => {
       if (!signal.aborted) throw error
     })
   }
   return 0
+}
+
+function inWords(ending: Ending): string {
+  return typeof ending === 'number' ? `code ${ending}` : `signal ${ending}`
 }
 
 /** A line of a role's log for a reader: time, level, message and fields; what is no log line stays as it is. */

@@ -1,0 +1,112 @@
+import test from 'ava'
+import { freshDatabase } from '../test/support/database.ts'
+import { outboxConnection, writeEvents } from '../test/support/events.ts'
+import { until } from '../test/support/until.ts'
+import { ack } from './ack.ts'
+import type { Published } from './ack.ts'
+import { claimLanes } from './claim.ts'
+import type { Claim } from './claim.ts'
+import { nextEvents } from './pending.ts'
+import type { Sql } from './sql.ts'
+
+const LIMITS = { rows: 1_000, bytes: 1 << 20 }
+
+async function given(t: { teardown: (end: () => Promise<void>) => void }): Promise<{ one: Sql; two: Sql }> {
+  const { url, drop } = await freshDatabase()
+  const [one, two] = [outboxConnection(url), outboxConnection(url)]
+  t.teardown(async () => {
+    await Promise.all([one, two].map((sql) => sql.end({ timeout: 1 })))
+    await drop()
+  })
+  return { one, two }
+}
+
+async function read(sql: Sql, claims: readonly Claim[]): Promise<Published[]> {
+  const events = await nextEvents(sql, claims.map((claim) => ({ ...claim, inflight: new Set() })), LIMITS)
+  return events.map(({ lane, position }, at) => ({ lane, position, partition: lane % 12, offset: String(at) }))
+}
+
+test('I3 an acked event leaves the outbox and is in publish_log, in one statement; others stay', async (t) => {
+  const { one } = await given(t)
+  const seqIds = await writeEvents(one, [{ key: '1' }, { key: '1' }, { key: '2' }])
+  const claims = await claimLanes(one, 'a', 64, 60_000)
+  const all = await read(one, claims)
+  const first = all.filter(({ position }) => position !== seqIds[1])
+  const { held, count } = await ack(one, 'a', claims, first)
+  t.is(held.length, 64)
+  t.is(count, 2)
+  t.deepEqual((await read(one, claims)).map(({ position }) => position), [seqIds[1]])
+  const log = await one`select position, seq_id, attempt, producer_publish_status as status, partition, "offset", latest from auditlog.publish_log order by position`
+  t.deepEqual(log.map(({ position, status, latest }) => ({ position, status, latest })), [seqIds[0], seqIds[2]].map((position) => ({ position, status: 'PUBLISHED', latest: true })))
+  t.deepEqual(log.map((row) => [row['partition'], row['offset']]), first.toSorted((x, y) => Number(x.position) - Number(y.position)).map((row) => [row.partition, row.offset]))
+})
+
+test('an ack that is repeated removes nothing more and fences nobody', async (t) => {
+  const { one } = await given(t)
+  await writeEvents(one, [{ key: '1' }, { key: '2' }])
+  const claims = await claimLanes(one, 'a', 64, 60_000)
+  const events = await read(one, claims)
+  t.is((await ack(one, 'a', claims, events)).count, 2)
+  const again = await ack(one, 'a', claims, events)
+  t.is(again.count, 0)
+  t.is(again.held.length, 64)
+})
+
+test('I5 a relay that slept through its lease cannot ack; its successor can', async (t) => {
+  const { one, two } = await given(t)
+  await writeEvents(one, [{ key: '1' }])
+  const slept = await claimLanes(one, 'sleeper', 64, 0)
+  const events = await read(one, slept)
+  await until(async () => (await one`select from outbox.lane where held_until < now()`).length === 64)
+  const successor = await claimLanes(two, 'successor', 64, 60_000)
+  t.deepEqual(await ack(one, 'sleeper', slept, events), { held: [], count: 0 })
+  t.is((await one`select from outbox.event`).length, 1)
+  t.is((await ack(two, 'successor', successor, events)).count, 1)
+})
+
+test('I5 a fenced lane does not stop the ack of the others', async (t) => {
+  const { one, two } = await given(t)
+  await writeEvents(one, Array.from({ length: 50 }, (_, key) => ({ key: String(key) })))
+  const claims = await claimLanes(one, 'a', 64, 60_000)
+  const events = await read(one, claims)
+  const lost = events[0]!.lane
+  await two`update outbox.lane set holder = 'b', term = term + 1 where lane = ${lost}`
+  const { held, count } = await ack(one, 'a', claims, events)
+  t.false(held.includes(lost))
+  t.is(held.length, 63)
+  t.is(count, events.filter(({ lane }) => lane !== lost).length)
+})
+
+test('I5 while an ack is under way its lanes cannot be claimed, though the lease ran out', async (t) => {
+  const { one, two } = await given(t)
+  await writeEvents(one, [{ key: '1' }])
+  const claims = await claimLanes(one, 'a', 64, 0)
+  const events = await read(one, claims)
+  const mine = claims.filter(({ lane }) => lane === events[0]!.lane)
+  await until(async () => (await one`select from outbox.lane where held_until < now()`).length === 64)
+  await one`begin`
+  t.is((await ack(one, 'a', mine, events)).count, 1)
+  const others = await claimLanes(two, 'b', 64, 60_000)
+  t.is(others.length, 63)
+  t.false(others.some(({ lane }) => lane === events[0]!.lane))
+  await one`commit`
+  t.is((await claimLanes(two, 'b', 64, 60_000)).length, 1)
+  t.is((await two`select from outbox.event`).length, 0)
+})
+
+test('a change published again has one latest row, and its ack does not fail', async (t) => {
+  const { one } = await given(t)
+  const [seqId] = await writeEvents(one, [{ key: '1' }])
+  const claims = await claimLanes(one, 'a', 64, 60_000)
+  const events = await read(one, claims)
+  await ack(one, 'a', claims, events)
+  const [again] = await one<{ position: string }[]>`
+    insert into outbox.event (lane, position, seq_id, attempt, bytes)
+    values (${events[0]!.lane}, nextval('outbox.position'), ${seqId!}, 1, 10) returning position`
+  t.is((await ack(one, 'a', claims, await read(one, claims))).count, 1)
+  const log = await one`select position, attempt, latest from auditlog.publish_log order by position`
+  t.deepEqual([...log].map((row) => ({ ...row })), [
+    { position: seqId!, attempt: 0, latest: false },
+    { position: again!.position, attempt: 1, latest: true },
+  ])
+})

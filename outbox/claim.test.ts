@@ -1,0 +1,64 @@
+import test from 'ava'
+import { freshDatabase } from '../test/support/database.ts'
+import { outboxConnection } from '../test/support/events.ts'
+import { until } from '../test/support/until.ts'
+import { announce, claimLanes, releaseLanes, renewLanes, withdraw } from './claim.ts'
+import type { Sql } from './sql.ts'
+
+async function given(t: { teardown: (end: () => Promise<void>) => void }, connections: number): Promise<Sql[]> {
+  const { url, drop } = await freshDatabase()
+  const list = Array.from({ length: connections }, () => outboxConnection(url))
+  t.teardown(async () => {
+    await Promise.all(list.map((sql) => sql.end({ timeout: 1 })))
+    await drop()
+  })
+  return list
+}
+
+test('two relays that claim at the same moment get disjoint lanes, and all of them', async (t) => {
+  const [one, two] = await given(t, 2) as [Sql, Sql]
+  const [a, b] = await Promise.all([claimLanes(one, 'a', 32, 2_000), claimLanes(two, 'b', 32, 2_000)])
+  const rest = await claimLanes(one, 'a', 64, 2_000) // what the second skipped while the first had its locks
+  const lanes = [...a, ...b, ...rest].map(({ lane }) => lane).sort((x, y) => x - y)
+  t.deepEqual(lanes, Array.from({ length: 64 }, (_, lane) => lane))
+})
+
+test('a claim takes no more than it asks for, and each one has a greater term', async (t) => {
+  const [sql] = await given(t, 1) as [Sql]
+  const first = await claimLanes(sql, 'a', 3, 2_000)
+  t.is(first.length, 3)
+  t.true(first.every(({ term, floor }) => term === '1' && floor === '0'))
+  t.is((await releaseLanes(sql, 'a', first)).length, 3)
+  const again = await claimLanes(sql, 'b', 64, 2_000)
+  t.deepEqual(again.filter(({ term }) => term === '2').map(({ lane }) => lane).sort(), first.map(({ lane }) => lane).sort())
+})
+
+test('I5 a lane that was claimed by another is not renewed, and not released, by the one who slept', async (t) => {
+  const [sql] = await given(t, 1) as [Sql]
+  const slept = await claimLanes(sql, 'sleeper', 2, 0)
+  const lanes = slept.map(({ lane }) => lane)
+  await until(async () => (await sql`select from outbox.lane where lane in ${sql(lanes)} and held_until < now()`).length === 2)
+  const taken = (await claimLanes(sql, 'successor', 64, 60_000)).filter(({ lane }) => lanes.includes(lane))
+  t.is(taken.length, 2)
+  t.deepEqual(await renewLanes(sql, 'sleeper', slept, 60_000), [])
+  t.deepEqual(await releaseLanes(sql, 'sleeper', slept), [])
+  t.deepEqual((await renewLanes(sql, 'successor', taken, 60_000)).sort(), [...lanes].sort())
+})
+
+test('I5 the same relay cannot use an earlier claim of its own', async (t) => {
+  const [sql] = await given(t, 1) as [Sql]
+  const [before] = await claimLanes(sql, 'a', 1, 0)
+  await until(async () => (await sql`select from outbox.lane where held_until < now()`).length === 64)
+  await claimLanes(sql, 'a', 64, 60_000)
+  t.deepEqual(await renewLanes(sql, 'a', [before!], 60_000), [])
+})
+
+test('the living are counted; who withdrew or died is not', async (t) => {
+  const [sql] = await given(t, 1) as [Sql]
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 64, living: 1 })
+  t.deepEqual(await announce(sql, 'b', 60_000), { lanes: 64, living: 2 })
+  await announce(sql, 'dead', 0)
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 64, living: 2 })
+  await withdraw(sql, 'b')
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 64, living: 1 })
+})

@@ -1,0 +1,87 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import test from 'ava'
+import { ACCOUNT_TABLE } from '../scripts/demo/account.ts'
+import { play } from '../scripts/demo/play.ts'
+import { openSender } from '../scripts/demo/sender.ts'
+import type { Answer, Post } from '../scripts/demo/sender.ts'
+import { unlikeModel } from '../scripts/demo/verdict.ts'
+import { makeWorkload, modelOf } from '../scripts/demo/workload.ts'
+import { startRole } from '../scripts/commands/role-process.ts'
+import type { RoleProcess } from '../scripts/commands/role-process.ts'
+import type { Role } from '../scripts/commands/serve.ts'
+import { freePorts } from '../scripts/stack/free-port.ts'
+import { connect, freshDatabase } from './support/database.ts'
+import { brokers, freshTopic } from './support/kafka.ts'
+import { until } from './support/until.ts'
+
+const changes = 3_000
+const victims: readonly [Role, number][] = [
+  ['relay', 0], ['consumer', 0], ['listener', 0], ['relay', 1], ['consumer', 1], ['listener', 0], ['consumer', 0], ['relay', 0],
+]
+
+test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consumers: every count adds up and the target equals the model', async (t) => {
+  const database = await freshDatabase()
+  const { topic, drop } = await freshTopic('kill', 12)
+  const environment = {
+    PATH: process.env['PATH'], DATABASE_URL: database.url, KAFKA_BROKERS: brokers().join(), TOPIC: topic,
+    CONSUMER_GROUP: topic, PORT: String((await freePorts(1))[0]), LOG_LEVEL: 'warn',
+  }
+  const sql = connect(database.url)
+  const running = new Map<string, RoleProcess>()
+  const said: string[] = []
+  const start = (role: Role, number: number): RoleProcess => {
+    const made = startRole(role, environment, (line) => said.push(`${role} ${number}: ${line}`))
+    running.set(`${role} ${number}`, made)
+    return made
+  }
+  t.teardown(async () => {
+    await Promise.all([...running.values()].map((role) => role.stop()))
+    await sql.end({ timeout: 5 })
+    await database.drop()
+    await drop()
+  })
+  t.timeout(240_000)
+  await sql.unsafe(ACCOUNT_TABLE)
+  const first = [start('listener', 0), start('relay', 0), start('relay', 1), start('consumer', 0), start('consumer', 1)]
+  await Promise.all(first.map((role) => role.ready))
+
+  const seed = 20_261_121
+  const workload = makeWorkload({ seed, changes, perSecond: 300, begin: Date.now() * 1_000 })
+  const post = untilAnswered(openSender(`http://127.0.0.1:${environment.PORT}`, AbortSignal.timeout(200_000)))
+  let answered = 0
+  const playing = play(workload, post, AbortSignal.timeout(200_000), (played) => { answered = played.sent.length })
+  for (const [at, [role, number]] of victims.entries()) {
+    await until(() => answered >= (changes * (at + 1)) / (victims.length + 2), { within: 120_000, what: `progress before killing ${role} ${number}` })
+    const victim = running.get(`${role} ${number}`)!
+    process.kill(victim.pid, 'SIGKILL')
+    await victim.exited
+    await start(role, number).ready
+  }
+  const played = await playing
+  await until(async () => (await sql`select 1 from auditlog.pending limit 1`).length === 0, { within: 90_000, what: 'nothing is pending' })
+
+  t.deepEqual(played.failed, [])
+  const accepted = new Set(played.sent.map(({ answer }) => answer.seqId))
+  const [counts] = await sql`
+    select (select count(*)::int from auditlog.producer_log) as received, (select count(*)::int from outbox.event) as waiting,
+      (select count(*)::int from auditlog.publish_log where latest) as published, (select count(*)::int from inbox.applied) as deployed,
+      (select count(*)::int from auditlog.audit_log) as audited`
+  t.deepEqual({ ...counts }, { received: accepted.size, waiting: 0, published: accepted.size, deployed: accepted.size, audited: accepted.size })
+  t.is(accepted.size, changes)
+  t.deepEqual(await unlikeModel(sql, modelOf(played.sent.map(({ change }) => change))), [], said.slice(-20).join('\n'))
+})
+
+/** The sender cannot repeat a post; who replays its spool can. Repeating is safe: a repeat is recognised. */
+function untilAnswered(post: Post): Post {
+  return async (path, body): Promise<Answer> => {
+    for (let tries = 0; ; tries += 1) {
+      try {
+        const answer = await post(path, body)
+        if (answer.status !== 503) return answer
+      } catch (error) {
+        if (tries > 1_000) throw error
+      }
+      await pause(20)
+    }
+  }
+}
