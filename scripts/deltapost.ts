@@ -43,7 +43,7 @@ function commandLine(): Command {
 }
 
 // A client library may hold a timer or a socket after its end; the command is over all the same.
-const LINGER_MS = 3_000
+const LINGER_MS = 500
 
 const program = commandLine()
 try {

@@ -72,7 +72,7 @@ async function unknown(sql: Sql, accepted: ReadonlySet<string>): Promise<string[
 }
 
 /** The rows of shop.account that differ from the model, compared by their types: 10.5 and 10.50 are one amount. */
-async function unlikeModel(sql: Sql, model: ReadonlyMap<string, AccountRow>): Promise<string[]> {
+export async function unlikeModel(sql: Sql, model: ReadonlyMap<string, AccountRow>): Promise<string[]> {
   const rows = await sql<{ id: number; expected: unknown; found: unknown }[]>`
     with expected as (
       select * from json_to_recordset(${JSON.stringify([...model.values()])}::text::json)
