@@ -32,7 +32,7 @@ async function ackAll(sql: Sql, claims: Claim[]): Promise<void> {
 async function raise(floor: Floor, claims: Claim[]): Promise<{ lane: number; floor: string }[]> {
   return until(async () => {
     const moved = await floor.raise('a', claims)
-    return moved.length > 0 && moved
+    return moved.length > 0 ? moved : undefined
   }, { within: 30_000, what: 'a floor that moves' })
 }
 
@@ -90,7 +90,9 @@ for (const newest of [false, true]) {
     await other`commit`
     const pending = await nextEvents(sql, (await sql<{ lane: number; floor: string }[]>`select l.lane, l.floor from outbox.lane l`).map((lane) => ({ ...lane, inflight: new Set() })), { rows: 10, bytes: 1_000 })
     t.deepEqual(pending.map((event) => event.position), [position])
-    t.is((await raise(floor, claims)).find(({ lane }) => lane === 7)?.floor, String(BigInt(position) - 1n))
+    await raise(floor, claims)
+    const [{ floor: raised }] = await sql`select l.floor from outbox.lane l where l.lane = 7` as unknown as [{ floor: string }]
+    t.is(raised, String(BigInt(position) - 1n))
   })
 }
 

@@ -14,7 +14,7 @@ import type { Sql } from './sql.ts'
  * X is a transaction id of our own and not pg_snapshot_xmax: that is one above the last that *ended*, and the newest
  * transactions that run are not below it. Reading P and X in one statement is wrong too: its snapshot is older than P.
  */
-export type Floor = { raise(holder: string, claims: readonly Claim[]): Promise<{ lane: number; floor: string }[]> }
+export type Floor = { raise: (holder: string, claims: readonly Claim[]) => Promise<{ lane: number; floor: string }[]> }
 
 export type RunStatement = <T>(work: (sql: Sql) => PromiseLike<T>) => Promise<T>
 

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import test from 'ava'
-import { connect, freshDatabase } from '../test/support/database.ts'
+import { freshDatabase } from '../test/support/database.ts'
+import { outboxConnection } from '../test/support/events.ts'
 import { keepRejected, listRejected, markRetried, retryRejected, showRejected, type Intake } from './rejected.ts'
 
 const database = await freshDatabase()
-const sql = connect(database.url)
+const sql = outboxConnection(database.url)
 
 test.after.always(async () => {
   await sql.end({ timeout: 5 })

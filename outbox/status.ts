@@ -63,14 +63,14 @@ export async function statusOf(sql: Sql): Promise<Status> {
     to_publish: await toPublish(sql),
     to_apply: await toApply(sql),
     outcomes: await outcomes(sql),
-    parked: await parkedByReason(sql),
+    parked: [...await parkedByReason(sql)],
     rejected_waiting: await rejectedWaiting(sql),
     ...await laneHolders(sql),
     floor: await floor(sql),
-    positions: await positions(sql),
-    relations: await relations(sql),
+    positions: [...await positions(sql)],
+    relations: [...await relations(sql)],
     ...await partitionsAhead(sql),
-    sizes: await sizes(sql),
+    sizes: [...await sizes(sql)],
   }
 }
 
@@ -133,7 +133,7 @@ async function laneHolders(sql: Sql): Promise<Pick<Status, 'relays' | 'free_lane
     group by 1 order by 1`
   const [free] = await sql<{ count: number }[]>`
     select count(*)::integer as count from outbox.lane where held_until <= clock_timestamp()`
-  return { relays, free_lanes: free?.count ?? 0 }
+  return { relays: [...relays], free_lanes: free?.count ?? 0 }
 }
 
 /** The floor moves only past transactions that are over, whatever database of the server they run in. */

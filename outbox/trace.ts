@@ -69,11 +69,11 @@ export async function traceOf(sql: Sql, seqId: string): Promise<Trace | undefine
   const [received] = await receivedOf(sql, seqId)
   if (received === undefined) return undefined
   const [waiting] = await waitingOf(sql, seqId)
-  const published = await publishedOf(sql, seqId)
+  const published = [...await publishedOf(sql, seqId)]
   const [applied] = await appliedOf(sql, received.origin, seqId)
   const [parked] = await parkedOf(sql, received.origin, seqId)
   const [rowVersion] = await rowVersionOf(sql, received, parked?.key ?? null)
-  const rejected = await rejectedOf(sql, seqId)
+  const rejected = [...await rejectedOf(sql, seqId)]
   const [lags] = await lagsOf(sql, received, published, applied)
   return {
     received,

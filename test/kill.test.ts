@@ -10,6 +10,7 @@ import { startRole } from '../scripts/commands/role-process.ts'
 import type { RoleProcess } from '../scripts/commands/role-process.ts'
 import type { Role } from '../scripts/commands/serve.ts'
 import { freePorts } from '../scripts/stack/free-port.ts'
+import { openSlot } from '../services/runtime/slot.ts'
 import { connect, freshDatabase } from './support/database.ts'
 import { brokers, freshTopic } from './support/kafka.ts'
 import { until } from './support/until.ts'
@@ -27,6 +28,7 @@ test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consum
     CONSUMER_GROUP: topic, PORT: String((await freePorts(1))[0]), LOG_LEVEL: 'warn',
   }
   const sql = connect(database.url)
+  const slot = openSlot({ url: database.url, name: 'judge', deadline: 60_000 })
   const running = new Map<string, RoleProcess>()
   const said: string[] = []
   const start = (role: Role, number: number): RoleProcess => {
@@ -36,7 +38,7 @@ test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consum
   }
   t.teardown(async () => {
     await Promise.all([...running.values()].map((role) => role.stop()))
-    await sql.end({ timeout: 5 })
+    await Promise.all([sql.end({ timeout: 5 }), slot.close()])
     await database.drop()
     await drop()
   })
@@ -68,7 +70,7 @@ test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consum
       (select count(*)::int from auditlog.audit_log) as audited`
   t.deepEqual({ ...counts }, { received: accepted.size, waiting: 0, published: accepted.size, deployed: accepted.size, audited: accepted.size })
   t.is(accepted.size, changes)
-  t.deepEqual(await unlikeModel(sql, modelOf(played.sent.map(({ change }) => change))), [], said.slice(-20).join('\n'))
+  t.deepEqual(await slot.run((judging) => unlikeModel(judging, modelOf(played.sent.map(({ change }) => change)))), [], said.slice(-20).join('\n'))
 })
 
 /** The sender cannot repeat a post; who replays its spool can. Repeating is safe: a repeat is recognised. */

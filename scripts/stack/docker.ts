@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path'
 import type { ContainerRuntimeClient, StartedTestContainer } from 'testcontainers'
 
-import { KAFKA_SETTINGS } from './embedded-kafka.ts'
+import { KAFKA_HEAP, KAFKA_SETTINGS } from './embedded-kafka.ts'
 import { POSTGRES_SETTINGS } from './embedded-postgres.ts'
 import { freePorts } from './free-port.ts'
 import { KAFKA_VERSION } from './kafka-jars.ts'
@@ -108,13 +108,18 @@ async function startKafka(options: StackOptions, secret: string): Promise<Starte
   const environment = Object.fromEntries(
     Object.entries(settings).map(([name, value]) => [`KAFKA_${name.toUpperCase().replaceAll('.', '_')}`, value]),
   )
+  const told: string[] = []
   const container = new GenericContainer(`apache/kafka:${KAFKA_VERSION}`)
-    .withEnvironment(environment)
+    .withEnvironment({ ...environment, KAFKA_HEAP_OPTS: KAFKA_HEAP.join(' '), KAFKA_JVM_PERFORMANCE_OPTS: '-XX:+UseSerialGC' })
+    .withLogConsumer((log) => void log.on('data', (line: Buffer) => told.push(line.toString('utf8'))))
     .withExposedPorts({ container: 9092, host: port })
     .withWaitStrategy(Wait.forLogMessage(/Kafka Server started/))
   if (options.keep === true) {
     container.withBindMounts([{ source: volumeOf(secret, 'kafka'), target: '/var/lib/kafka/data' }])
   }
-  const started = await container.start()
+  const started = await container.start().catch((cause: unknown) => {
+    const message = `the Kafka container does not start: ${String(cause)}; its last words: ${told.slice(-5).join('').trim()}`
+    throw new Error(message, { cause })
+  })
   return { container: started, address: `${host}:${port}` }
 }

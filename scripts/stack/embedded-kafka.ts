@@ -49,7 +49,8 @@ export const KAFKA_SETTINGS = {
   'share.coordinator.state.topic.min.isr': '1',
 }
 
-const JVM = ['-Xms256m', '-Xmx768m', '-XX:+UseSerialGC', '-Djava.awt.headless=true']
+export const KAFKA_HEAP = ['-Xms256m', '-Xmx768m']
+const JVM = [...KAFKA_HEAP, '-XX:+UseSerialGC', '-Djava.awt.headless=true']
 const LOGGING = [
   '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn',
   // The one line that says it is ready.

@@ -19,14 +19,23 @@ export type AppParts = {
 const STATUS: Partial<Record<Reason, number>> = { too_large: 413, idempotency_conflict: 422 }
 const DISCARD_MS = 2_000
 
-/** The routes. Bodies are read raw and answers written by hand: the framework's own cost half of the rate. */
-export function listenerApp(parts: AppParts): Express {
+/**
+ * The routes. Bodies are read raw and answers written by hand: the framework's own cost half of the rate.
+ *
+ * `drained` resolves when no post is at work any more; an upload that was cut is kept after its connection has ended.
+ */
+export function listenerApp(parts: AppParts): { app: Express; drained: () => Promise<void> } {
   const app = express()
+  const atWork = new Set<Promise<void>>()
   app.disable('x-powered-by')
   app.disable('etag')
   // The names by which older senders call one and the same intake.
   const paths = ['/events', '/kafkaevents', '/fileevents']
-  app.post(paths, (request, response) => takePost(request, response, parts))
+  app.post(paths, (request, response) => {
+    const post = takePost(request, response, parts).finally(() => atWork.delete(post))
+    atWork.add(post)
+    return post
+  })
   app.all(paths, (_, response) => send(response, parts, 405, { error: 'method_not_allowed' }, { Allow: 'POST' }))
   app.get('/healthz', (_, response) => send(response, parts, 200, { alive: true }))
   app.get('/readyz', async (_, response) => {
@@ -36,7 +45,12 @@ export function listenerApp(parts: AppParts): Express {
   app.all(['/healthz', '/readyz'], (_, response) => send(response, parts, 405, { error: 'method_not_allowed' }, { Allow: 'GET' }))
   app.use((_: Request, response: Response) => send(response, parts, 404, { error: 'not_found' }))
   app.use(onError(parts))
-  return app
+  return {
+    app,
+    async drained() {
+      await Promise.allSettled(atWork)
+    },
+  }
 }
 
 async function takePost(request: Request, response: Response, parts: AppParts): Promise<void> {

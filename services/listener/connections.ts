@@ -1,4 +1,3 @@
-import { setImmediate as turn } from 'node:timers/promises'
 import { DeltapostError } from '../../outbox/errors.ts'
 import { keepRejected, type Unreadable } from '../../outbox/rejected.ts'
 import type { Sql } from '../../outbox/sql.ts'
@@ -17,8 +16,6 @@ export type Connections = {
   reachable: () => Promise<boolean>
   /** Keeps bytes that are no change; returns the id of the entry. */
   reject: (entry: Unreadable) => Promise<string>
-  /** Resolves when all that was to be kept is kept, or failed. */
-  drained: () => Promise<void>
   close: () => Promise<void>
 }
 
@@ -38,7 +35,6 @@ export function openConnections(url: string): Connections {
   const ready = oneAtATime(open('ready', 1_000))
   const rejected = oneAtATime(open('rejected'))
   const bigRejected = oneAtATime(open('big rejected', BIG_DEADLINE))
-  const keeping = new Set<Promise<unknown>>()
   let asking: Promise<boolean> | undefined
 
   return {
@@ -52,17 +48,7 @@ export function openConnections(url: string): Connections {
       })
       return asking
     },
-    reject(entry) {
-      const id = (entry.body.length > BIG_BODY ? bigRejected : rejected)((sql) => keepRejected(sql, entry))
-      keeping.add(id)
-      const forget = (): unknown => keeping.delete(id)
-      id.then(forget, forget)
-      return id
-    },
-    async drained() {
-      await turn() // uploads that were cut with their connection are handed over only now
-      await Promise.allSettled(keeping)
-    },
+    reject: (entry) => (entry.body.length > BIG_BODY ? bigRejected : rejected)((sql) => keepRejected(sql, entry)),
     async close() {
       await Promise.all(opened.map((slot) => slot.close()))
     },

@@ -17,8 +17,6 @@ const PATIENCE_MS = 15_000
 export type Groups = {
   /** Resolves after the commit. Rejects where the outcome is unknown or nothing can be taken: answer 503. */
   offer: (change: Accepted) => Promise<Outcome>
-  /** Resolves when nothing waits and nothing is in flight. */
-  drained: () => Promise<void>
 }
 
 export type GroupParts = {
@@ -37,18 +35,12 @@ export function openGroups({ slots, bigSlot, wake, log }: GroupParts): Groups {
   const report = stateReport(log)
   const usual = openQueue(slots, MOST_CHANGES, wake, report)
   const big = openQueue([bigSlot], 1, wake, report)
-  return {
-    offer: (change) => (change.payload.length > BIG_CHANGE ? big : usual).offer(change),
-    drained: async () => {
-      await Promise.all([usual.drained(), big.drained()])
-    },
-  }
+  return { offer: (change) => (change.payload.length > BIG_CHANGE ? big : usual).offer(change) }
 }
 
 function openQueue(slots: readonly Slot[], most: number, wake: GroupParts['wake'], report: Report): Groups {
   const free = [...slots]
   const queue: Waiting[] = []
-  const idle: (() => void)[] = []
   let planned = false
 
   function plan(): void {
@@ -66,7 +58,6 @@ function openQueue(slots: readonly Slot[], most: number, wake: GroupParts['wake'
       if (slot === undefined) return
       void flush(slot, queue.splice(0, groupSize(queue, most)))
     }
-    if (free.length === slots.length) for (const resolve of idle.splice(0)) resolve()
   }
 
   async function flush(slot: Slot, group: readonly Waiting[]): Promise<void> {
@@ -93,12 +84,6 @@ function openQueue(slots: readonly Slot[], most: number, wake: GroupParts['wake'
       if (queue.length >= MOST_WAITING) return Promise.reject(tooMany())
       const { promise, resolve, reject } = Promise.withResolvers<Outcome>()
       queue.push({ change, since: performance.now(), settle: resolve, fail: reject })
-      plan()
-      return promise
-    },
-    drained() {
-      const { promise, resolve } = Promise.withResolvers<void>()
-      idle.push(resolve)
       plan()
       return promise
     },

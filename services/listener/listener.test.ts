@@ -92,7 +92,7 @@ test('I1 the answer comes after the commit and not before', async (t) => {
   const post = listener.post(table).finally(() => {
     answered = true
   })
-  await until(async () => (await sql`select from pg_stat_activity where application_name like 'deltapost listener group%' and wait_event_type = 'Lock'`).length > 0)
+  await until(async () => (await sql`select from pg_stat_activity where datname = current_database() and application_name like 'deltapost listener group%' and wait_event_type = 'Lock'`).length > 0)
   t.false(answered)
   await holder`commit`
   holder.release()

@@ -26,7 +26,7 @@ export async function runListener({ config, log, signal, wake, onListening }: Li
   const { run, upkeep } = connections
   const groups = openGroups({ slots: connections.groups, bigSlot: connections.big, wake, log })
   const keys = rememberKeys(run, config.source)
-  const app = listenerApp({
+  const { app, drained } = listenerApp({
     ingestParts: { settings: config, keys, groups, reject: connections.reject },
     maxBody: config.maxBody, budget: openBudget(config.bodyBudget), reachable: connections.reachable, signal, log,
   })
@@ -50,7 +50,7 @@ export async function runListener({ config, log, signal, wake, onListening }: Li
         onListening?.(url)
       },
     })
-    await Promise.all([...loops, groups.drained(), connections.drained()])
+    await Promise.all([...loops, drained()])
   } catch (error) {
     if (!signal.aborted) throw error
   } finally {

@@ -10,16 +10,16 @@ const MOST = 4_000
 
 export type AcksParts = {
   lanes: Map<number, HeldLane>
-  ack(lanes: readonly HeldLane[], published: readonly Published[]): Promise<{ held: number[]; count: number }>
+  ack: (lanes: readonly HeldLane[], published: readonly Published[]) => Promise<{ held: number[]; count: number }>
   /** These are not in flight any more. */
-  landed(batch: readonly Flying[]): void
+  landed: (batch: readonly Flying[]) => void
   /** Ends the tries when there is no more time. */
   hurry: AbortSignal
   log: Log
 }
 
 /** What the broker acknowledged, on its way out of the outbox; `finish` resolves when nothing is left. */
-export type Acks = { add(batch: readonly Flying[], partition: number, first: bigint): void; finish(): Promise<void> }
+export type Acks = { add: (batch: readonly Flying[], partition: number, first: bigint) => void; finish: () => Promise<void> }
 
 /**
  * One ack at a time, of all that was published meanwhile. A failed one is tried again: it names what it deletes, so it

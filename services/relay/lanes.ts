@@ -41,7 +41,7 @@ export function hold(claim: Claim, deadline: number): HeldLane {
 }
 
 /** The lanes of one relay and what keeps them: `tick` twice a second and more, `giveBack` at the end. */
-export type Lanes = { held: Map<number, HeldLane>; tick(): Promise<void>; giveBack(): Promise<void> }
+export type Lanes = { held: Map<number, HeldLane>; tick: () => Promise<void>; giveBack: () => Promise<void> }
 
 /** Claims a fair share of the lanes through a slot of its own, so that no slow statement delays a renewal. */
 export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => void; signal: AbortSignal; log: Log }): Lanes {

@@ -30,13 +30,13 @@ export type RelayParts = {
   /** The lanes held now; another hand claims, renews and releases them. */
   lanes: Map<number, HeldLane>
   /** Pending events of the lanes in (lane, position) order, without the positions in flight. */
-  read(lanes: readonly HeldLane[]): Promise<PendingEvent[]>
+  read: (lanes: readonly HeldLane[]) => Promise<PendingEvent[]>
   /** How many partitions the topic has, as far as is known now. */
-  partitions(topic: string): Promise<number>
+  partitions: (topic: string) => Promise<number>
   /** Resolves when the broker acknowledged all, with the offset of the first. */
-  send(topic: string, partition: number, events: readonly PendingEvent[]): Promise<bigint>
+  send: (topic: string, partition: number, events: readonly PendingEvent[]) => Promise<bigint>
   /** Removes what was published, and returns the lanes that were still held. */
-  ack(lanes: readonly HeldLane[], published: readonly Published[]): Promise<{ held: number[]; count: number }>
+  ack: (lanes: readonly HeldLane[], published: readonly Published[]) => Promise<{ held: number[]; count: number }>
   wake: Pick<Wake, 'next'>
   /** Poked where the loop should look at once: by the wake, and by whoever claims lanes. */
   bell: Bell
@@ -122,7 +122,7 @@ function readable(lanes: Map<number, HeldLane>): HeldLane[] {
   return [...lanes.values()].filter((lane) => usable(lane) && !lane.leaving && lane.blockedUntil <= now)
 }
 
-type Flight = { take(flying: Flying): void; landed(batch: readonly Flying[]): void; full(): boolean; empty(): boolean }
+type Flight = { take: (flying: Flying) => void; landed: (batch: readonly Flying[]) => void; full: () => boolean; empty: () => boolean }
 
 /** Counts what is in flight, and pokes the reader when there is room again. */
 function openFlight(bell: Bell): Flight {

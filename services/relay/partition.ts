@@ -15,15 +15,15 @@ const MOST_BYTES = 4 << 20
 export type PartitionParts = {
   partition: number
   /** Resolves with the offset of the first; what it rejects with leaves it open whether they were written. */
-  send(events: readonly PendingEvent[]): Promise<bigint>
-  published(batch: readonly Flying[], partition: number, first: bigint): void
+  send: (events: readonly PendingEvent[]) => Promise<bigint>
+  published: (batch: readonly Flying[], partition: number, first: bigint) => void
   /** Not sent, or nobody knows: to be read again, in order. */
-  dropped(batch: readonly Flying[]): void
+  dropped: (batch: readonly Flying[]) => void
   trouble: Trouble
 }
 
 /** The events for one partition of a topic, in order, one send at a time. */
-export type Partition = { add(flying: Flying): void; stop(): void; idle(): Promise<void> }
+export type Partition = { add: (flying: Flying) => void; stop: () => void; idle: () => Promise<void> }
 
 /**
  * Sends what is added, in order, with one send in flight: a later event never leaves before the earlier ones of its lane

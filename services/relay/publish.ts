@@ -8,11 +8,11 @@ import type { Log } from '../runtime/log.ts'
 /** The way of this relay to the broker. */
 export type Publisher = {
   /** The partitions of a topic, asked once and by `recount`; a missing topic is created. */
-  partitions(topic: string): Promise<number>
-  send(topic: string, partition: number, events: readonly PendingEvent[]): Promise<bigint>
+  partitions: (topic: string) => Promise<number>
+  send: (topic: string, partition: number, events: readonly PendingEvent[]) => Promise<bigint>
   /** Asks for `topic` and again for all that were asked for before. */
-  recount(topic: string): Promise<void>
-  close(): Promise<void>
+  recount: (topic: string) => Promise<void>
+  close: () => Promise<void>
 }
 
 type Line = { producer: Producer; busy: number; retired: boolean }

@@ -9,7 +9,7 @@ export function backOff(tries: number): number {
 const REMIND = 60_000
 
 /** Logs when something begins to fail and when it works again, and not each try. */
-export type Trouble = { failed(error: unknown): void; worked(): void }
+export type Trouble = { failed: (error: unknown) => void; worked: () => void }
 
 export function openTrouble(log: Log, what: string): Trouble {
   let since: number | undefined
@@ -35,7 +35,7 @@ export function openTrouble(log: Log, what: string): Trouble {
  * A rest that a poke ends. A poke before the rest counts, so that nothing is missed between looking and resting; `clear`
  * before looking takes the pokes that the look will answer.
  */
-export type Bell = { poke(): void; clear(): void; rest(ms: number): Promise<void> }
+export type Bell = { poke: () => void; clear: () => void; rest: (ms: number) => Promise<void> }
 
 export function openBell(): Bell {
   let poked = false

@@ -6,20 +6,20 @@ import type { Flying, Partition } from './partition.ts'
 import { openTrouble } from './repeat.ts'
 
 export type TopicsParts = {
-  partitions(topic: string): Promise<number>
-  send(topic: string, partition: number, events: readonly PendingEvent[]): Promise<bigint>
-  published(batch: readonly Flying[], partition: number, first: bigint): void
-  dropped(batch: readonly Flying[]): void
+  partitions: (topic: string) => Promise<number>
+  send: (topic: string, partition: number, events: readonly PendingEvent[]) => Promise<bigint>
+  published: (batch: readonly Flying[], partition: number, first: bigint) => void
+  dropped: (batch: readonly Flying[]) => void
   log: Log
 }
 
 /** Where events go: the partitions of every topic that events name. */
 export type Topics = {
   /** Returns the topics that events may be added to now. */
-  prepare(topics: ReadonlySet<string | null>, nothingInFlight: boolean): Promise<ReadonlySet<string>>
-  add(topic: string, flying: Flying): void
+  prepare: (topics: ReadonlySet<string | null>, nothingInFlight: boolean) => Promise<ReadonlySet<string>>
+  add: (topic: string, flying: Flying) => void
   /** No send begins any more; resolves when those under way have ended. */
-  stop(): Promise<void>
+  stop: () => Promise<void>
 }
 
 export function openTopics(parts: TopicsParts): Topics {

@@ -10,7 +10,7 @@ const SETTLE_EVERY = 5
  * watermark of the audit views. A slot of its own, since nobody waits for it.
  */
 export function upkeep(slot: Slot, holder: string, lanes: ReadonlyMap<number, HeldLane>): () => Promise<void> {
-  const floor = openFloor(slot.run)
+  const floor = openFloor((work) => slot.run(work))
   let round = 0
   return async () => {
     for (const { lane, floor: raised } of await floor.raise(holder, [...lanes.values()])) {

@@ -126,14 +126,14 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
     const there = await partitionsOf(admin, topic)
     if (there !== undefined) return there
     try {
-      const created = await admin.createTopics({ topics: [{ topic, numPartitions: partitions }], waitForLeaders: true })
+      // kafkajs's own waiting throws where the broker that is asked has not heard of the new topic yet.
+      const created = await admin.createTopics({ topics: [{ topic, numPartitions: partitions }], waitForLeaders: false })
       if (created) log.info({ topic, partitions }, 'topic created')
     } catch (error) {
       if (/AUTHORIZATION|POLICY_VIOLATION/.test(typeOf(error))) throw new TopicRefused(topic, partitions, { cause: error })
       throw error
     }
-    // With several brokers the one that is asked may not have heard of the topic yet.
-    for (let tries = 0; tries < 20; tries++) {
+    for (let tries = 0; tries < 50; tries++) {
       const now = await partitionsOf(admin, topic)
       if (now !== undefined) return now
       await new Promise((resolve) => setTimeout(resolve, 100))
@@ -144,13 +144,14 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
   }
 }
 
+/** Undefined where the topic is missing, or too new for all of its partitions to have a leader. */
 async function partitionsOf(admin: Admin, topic: string): Promise<number | undefined> {
   try {
     const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
-    const count = topics.find(({ name }) => name === topic)?.partitions.length ?? 0
-    return count === 0 ? undefined : count
+    const found = topics.find(({ name }) => name === topic)?.partitions ?? []
+    return found.length === 0 || found.some(({ leader }) => leader < 0) ? undefined : found.length
   } catch (error) {
-    if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') return undefined
+    if (/^(UNKNOWN_TOPIC_OR_PARTITION|LEADER_NOT_AVAILABLE)$/.test(typeOf(error))) return undefined
     throw error
   }
 }

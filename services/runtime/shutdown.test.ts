@@ -51,12 +51,16 @@ test('what is not done within the limit is ended with code 1', async (t) => {
 
 test('a second request ends the process at once, but one press of Ctrl-C that arrives twice does not', async (t) => {
   const { child, ready, ended } = start(`${FOR_EVER}
-    signal.addEventListener('abort', () => { process.kill(process.pid, 'SIGINT'); setTimeout(() => process.kill(process.pid, 'SIGINT'), 700) })`, 60_000)
+    signal.addEventListener('abort', () => {
+      process.kill(process.pid, 'SIGINT')
+      setTimeout(() => { console.log('still finishing'); process.kill(process.pid, 'SIGINT') }, 700)
+    })`, 60_000)
   await ready
   child.kill('SIGINT')
   const { code, output } = await ended
   t.is(code, 1)
   t.is(output.match(/"msg":"stopping"/g)?.length, 1)
+  t.true(output.includes('still finishing'), 'ended by the first press')
   t.regex(output, /asked a second time/)
 })
 

@@ -9,7 +9,7 @@ import { connectionOptions, openSlot } from './slot.ts'
  * `next` is for the first ring after the call, so take it before working: news that come meanwhile are not missed. It
  * resolves too when the wake is closed, and when a lost connection is back.
  */
-export type Wake = { ring(): void; next(): Promise<void>; close(): Promise<void> }
+export type Wake = { ring: () => void; next: () => Promise<void>; close: () => Promise<void> }
 
 /** Between the roles of one process. */
 export function openLocalWake(): Wake {

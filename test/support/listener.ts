@@ -30,7 +30,7 @@ export async function startListener(databaseUrl: string, overrides: Partial<Conf
   const { promise: listening, resolve, reject } = Promise.withResolvers<string>()
   let rings = 0
   const ended = runListener({
-    config, log: openLog('listener', process.env.DBG ?? 'silent'), signal: stopping.signal, onListening: resolve,
+    config, log: openLog('listener', 'silent'), signal: stopping.signal, onListening: resolve,
     wake: {
       ring: () => {
         rings += 1
