@@ -1,5 +1,6 @@
 import type { EachBatchPayload } from 'kafkajs'
 import type { DeltapostError } from '../../outbox/errors.ts'
+import { decodeIdentity } from '../../outbox/record.ts'
 import type { Log } from '../runtime/log.ts'
 import { isEnvironment } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'
@@ -84,17 +85,18 @@ export function consumerLoop(parts: LoopParts): { eachBatch(payload: EachBatchPa
         return undefined
       }
     }
-    const first = readArrival(messages[0]!)
-    const start = startOf(session, { offset: first.offset, identity: 'identity' in first ? first.identity : undefined }, parts.log)
-    if ('seek' in start) {
-      parts.seek(topic, partition, start.seek)
-      return undefined
+    if (!session.verified) {
+      const start = startOf(session, messages[0]!.offset, decodeIdentity(messages[0]!.headers), parts.log)
+      if ('seek' in start) {
+        parts.seek(topic, partition, start.seek)
+        return undefined
+      }
     }
     const holding = { group: parts.group, topic, partition, term: session.term }
-    for (const call of calls(messages, start.from)) {
+    for (const call of calls(messages, session.from)) {
       if (!payload.isRunning() || payload.isStale()) return undefined
       const next = BigInt(call.at(-1)!.offset) + 1n
-      if (await applyCall(slot, holding, call, next) === 'FENCED') {
+      if (await applyCall(slot, holding, session, call, next) === 'FENCED') {
         parts.log.info({ topic, partition, term: session.term }, 'another consumer has this partition')
         mine.delete(name) // raised again if it is still assigned when the next batch comes
         throw new Fenced()
@@ -105,12 +107,15 @@ export function consumerLoop(parts: LoopParts): { eachBatch(payload: EachBatchPa
     return BigInt(messages.at(-1)!.offset) + 1n
   }
 
-  async function applyCall(slot: Slot, holding: Holding, records: readonly ConsumedRecord[], next: bigint): Promise<'OK' | 'FENCED'> {
+  async function applyCall(slot: Slot, holding: Holding, session: Session, records: readonly ConsumedRecord[], next: bigint): Promise<'OK' | 'FENCED'> {
     const arrivals: Arrival[] = []
     for (const record of records) {
       const read = readArrival(record)
       if ('identity' in read) arrivals.push(read)
-      else await parts.keepForeign(slot, holding, record, read)
+      else if (!session.kept.has(record.offset)) {
+        await parts.keepForeign(slot, holding, record, read)
+        session.kept.add(record.offset)
+      }
     }
     return applyArrivals({ ...parts, slot }, holding, arrivals, next)
   }

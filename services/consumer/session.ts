@@ -1,5 +1,5 @@
+import type { Identity } from '../../outbox/record.ts'
 import type { Log } from '../runtime/log.ts'
-import type { Arrival } from './element.ts'
 import type { Position } from './position.ts'
 
 /**
@@ -13,6 +13,8 @@ export type Session = {
   from: bigint
   verified: boolean
   readonly position: Position
+  /** Offsets of records that are not changes and were kept as rejected: a partition that waits reads them again. */
+  readonly kept: Set<string>
 }
 
 /** What to do with a batch: seek elsewhere, or apply from `from` on. */
@@ -20,32 +22,30 @@ export type Start = { seek: bigint } | { from: bigint }
 
 /** A session for a raised term. Nothing was ever applied: there is nothing to verify. */
 export function openSession(position: Position): Session {
-  return { term: position.term, from: position.nextOffset, verified: position.lastOffset === null, position }
+  return { term: position.term, from: position.nextOffset, verified: position.lastOffset === null, position, kept: new Set() }
 }
 
 /**
- * Compares the first record of a fetch with what the position remembers.
+ * Compares the first record of a fetch with what the position remembers, once.
  *
- * `first` is the first record fetched; its identity is undefined for a record that is not ours.
+ * `identity` is undefined for a record that is not ours.
  */
-export function startOf(session: Session, first: { offset: string; identity: Arrival['identity'] | undefined }, log: Log): Start {
-  if (session.verified) return { from: session.from }
+export function startOf(session: Session, firstOffset: string, identity: Identity | undefined, log: Log): Start {
   const { lastOffset, lastOrigin, lastSeqId } = session.position
-  const offset = BigInt(first.offset)
+  const offset = BigInt(firstOffset)
   session.verified = true
   if (offset === lastOffset) {
-    if (first.identity?.origin === lastOrigin && first.identity.seqId === lastSeqId) return { from: session.from }
-    log.warn({ offset: first.offset }, 'another record stands where the last applied one stood: the topic was made anew, reading it from the earliest on')
+    if (identity?.origin === lastOrigin && identity?.seqId === lastSeqId) return { from: session.from }
+    log.warn({ offset: firstOffset }, 'another record stands where the last applied one stood: the topic was made anew, reading it from the earliest on')
     session.from = 0n
     return { seek: 0n }
   }
-  if (lastOffset !== null && offset > lastOffset && offset > session.from) {
-    log.error({ expected: session.from.toString(), found: first.offset },
-      'records between the stored offset and the first one there are gone from the topic: its retention is shorter than this outage; publish them again from producer_log')
-  }
   if (lastOffset !== null && offset < lastOffset) {
-    log.warn({ offset: first.offset, stored: session.from.toString() }, 'the topic ends before the stored offset: it was made anew, reading it from the earliest on')
+    log.warn({ offset: firstOffset, stored: session.from.toString() }, 'the topic ends before the stored offset: it was made anew, reading it from the earliest on')
     session.from = offset
+  } else if (offset > session.from) {
+    log.error({ expected: session.from.toString(), found: firstOffset },
+      'records between the stored offset and the first one there are gone from the topic: its retention is shorter than this outage; publish them again from producer_log')
   }
   return { from: session.from }
 }

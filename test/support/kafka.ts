@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import kafkajs, { type Admin } from 'kafkajs'
 
 import { given } from './given.ts'
+import { until } from './until.ts'
 
 /** The brokers of this test run, as kafkajs takes them. */
 export function brokers(): string[] {
@@ -11,8 +12,17 @@ export function brokers(): string[] {
 /** A topic that no other test uses. */
 export async function freshTopic(name: string, partitions: number): Promise<{ topic: string; drop: () => Promise<void> }> {
   const topic = `${name}.${process.pid}.${randomBytes(5).toString('hex')}`
-  await administrate((admin) => admin.createTopics({ topics: [{ topic, numPartitions: partitions }], waitForLeaders: true }))
+  await administrate(async (admin) => createTopic(admin, topic, partitions))
   return { topic, drop: async () => administrate((admin) => admin.deleteTopics({ topics: [topic] })) }
+}
+
+/** Resolves when every partition has a leader; kafkajs' own waiting fails on a topic that metadata do not know yet. */
+export async function createTopic(admin: Admin, topic: string, partitions: number): Promise<void> {
+  await admin.createTopics({ topics: [{ topic, numPartitions: partitions }], waitForLeaders: false })
+  await until(async () => {
+    const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+    return topics[0]?.partitions.length === partitions && topics[0].partitions.every(({ leader }) => leader >= 0)
+  }, { within: 30_000, what: `leaders of ${topic}` })
 }
 
 /** Something done as the broker's administrator, over a connection of its own. */

@@ -1,0 +1,107 @@
+import test from 'ava'
+import type { ExecutionContext } from 'ava'
+import kafkajs from 'kafkajs'
+import { pino } from 'pino'
+import { encodeIdentity } from '../../outbox/record.ts'
+import { connect, freshDatabase } from '../../test/support/database.ts'
+import { administrate, brokers, createTopic, freshTopic } from '../../test/support/kafka.ts'
+import { until } from '../../test/support/until.ts'
+import { readConfig } from '../runtime/config.ts'
+import { runConsumer } from './main.ts'
+
+type Row = Record<string, unknown>
+
+/** A database, a topic, and consumers of one group over them. */
+async function place(t: ExecutionContext, partitions: number) {
+  const database = await freshDatabase()
+  const { topic, drop } = await freshTopic('consume', partitions)
+  const sql = connect(database.url, { max: 2 })
+  const kafka = new kafkajs.Kafka({ brokers: brokers(), clientId: 'test', logLevel: kafkajs.logLevel.NOTHING, retry: { retries: 8 } })
+  const producer = kafka.producer({ createPartitioner: kafkajs.Partitioners.DefaultPartitioner })
+  await producer.connect()
+  const stops: (() => Promise<void>)[] = []
+  t.timeout(120_000)
+  t.teardown(async () => {
+    await Promise.all(stops.map((stop) => stop()))
+    await producer.disconnect()
+    await sql.end({ timeout: 5 })
+    await database.drop()
+    await drop()
+  })
+  await sql`create schema app`
+  await sql`create table app.account (id integer primary key, name varchar(20))`
+
+  const config = readConfig({ DATABASE_URL: database.url, KAFKA_BROKERS: brokers().join(), TOPIC: topic, CONSUMER_GROUP: topic, TOPIC_PARTITIONS: String(partitions) })
+  function start(holder: string): { ready: Promise<void>; stop: () => Promise<void> } {
+    const { promise: ready, resolve } = Promise.withResolvers<void>()
+    const stopping = new AbortController()
+    const ended = runConsumer({ config: { ...config, holder }, log: pino({ level: 'silent' }), signal: stopping.signal, onReady: resolve })
+    const stop = async (): Promise<void> => { stopping.abort(); await ended }
+    stops.push(stop)
+    return { ready, stop }
+  }
+  async function produce(partition: number, ...changes: { id: number; name: string; seq: number; time?: number }[]): Promise<void> {
+    await producer.send({
+      topic, acks: -1,
+      messages: changes.map(({ id, name, seq, time = seq }) => ({
+        partition, key: JSON.stringify(['app', 'account', String(id)]), timestamp: String(Date.now()),
+        headers: encodeIdentity({ origin: 1, seqId: String(seq), attempt: 0, epoch: 1, time: String(time), seq: String(seq) }),
+        value: JSON.stringify({ SEQ_ID: String(seq), TIME: '2026-01-01T00:00:00.1Z', SCHEMANAME: 'app', TABLENAME: 'account', OPERATION: 'INSERT', DATA: { id: String(id), name } }),
+      })),
+    })
+  }
+  const rows = async (text: string): Promise<Row[]> => (await sql.unsafe(text)).map((row) => ({ ...row }))
+  return { sql, topic, start, produce, producer, rows }
+}
+
+test('records that are not changes are kept as rejected, once, and hold up nothing', async (t) => {
+  const { start, produce, producer, rows, topic } = await place(t, 1)
+  await producer.send({ topic, acks: -1, messages: [{ partition: 0, value: 'not json' }, { partition: 0, value: null }] })
+  await produce(0, { id: 1, name: 'a', seq: 1 })
+  start('one')
+  await until(async () => (await rows('select 1 from app.account')).length === 1, { within: 30_000 })
+  t.deepEqual(await rows(`select reason, convert_from(body, 'UTF8') as body from auditlog.rejected_request order by id`),
+    [{ reason: 'no_identity', body: 'not json' }, { reason: 'no_identity', body: '' }])
+})
+
+test('a change the target refuses stops its partition only, and the partition goes on once the target is mended', async (t) => {
+  const { start, produce, rows, sql } = await place(t, 2)
+  await produce(0, { id: 1, name: 'fits', seq: 1 }, { id: 2, name: 'longer than twenty characters', seq: 2 }, { id: 3, name: 'behind it', seq: 3 })
+  start('one')
+  await until(async () => (await rows('select 1 from app.account where id = 1')).length === 1, { within: 30_000 })
+  await produce(1, { id: 4, name: 'elsewhere', seq: 4 })
+  await until(async () => (await rows('select 1 from app.account where id = 4')).length === 1, { within: 30_000 })
+  t.deepEqual(await rows('select id from app.account order by id'), [{ id: 1 }, { id: 4 }])
+  await sql`alter table app.account alter column name type varchar(40)`
+  await until(async () => (await rows('select 1 from app.account')).length === 4, { within: 40_000 })
+})
+
+test('I6 a second consumer takes over partitions in mid-stream and a stored position wins over Kafka\'s committed offset', async (t) => {
+  const { start, produce, rows, topic } = await place(t, 4)
+  const first = start('one')
+  await first.ready
+  for (let seq = 1; seq <= 400; seq += 4) {
+    await Promise.all([0, 1, 2, 3].map((partition) => produce(partition, { id: seq + partition, name: 'x', seq: seq + partition })))
+    if (seq === 101) start('two')
+  }
+  await until(async () => (await rows('select 1 from inbox.applied')).length === 400, { within: 60_000 })
+  await first.stop()
+  await produce(0, { id: 1_000, name: 'after', seq: 1_000 })
+  await until(async () => (await rows('select 1 from app.account where id = 1000')).length === 1, { within: 60_000 })
+  t.deepEqual(await rows('select status, count(*)::int as n from inbox.applied group by 1'), [{ status: 'APPLIED', n: 401 }])
+  t.deepEqual(await rows(`select sum(next_offset)::int as records from inbox.position where topic = '${topic}'`), [{ records: 401 }])
+})
+
+test('a topic that was deleted and made anew is read from its beginning', async (t) => {
+  const { start, produce, rows, topic } = await place(t, 1)
+  const first = start('one')
+  await produce(0, { id: 1, name: 'a', seq: 1 }, { id: 2, name: 'b', seq: 2 })
+  await until(async () => (await rows('select 1 from app.account')).length === 2, { within: 30_000 })
+  await first.stop()
+  await administrate((admin) => admin.deleteTopics({ topics: [topic] }))
+  await until(async () => { await administrate((admin) => createTopic(admin, topic, 1)); return true }, { within: 30_000 })
+  await produce(0, { id: 3, name: 'c', seq: 3 }, { id: 4, name: 'd', seq: 4 }, { id: 5, name: 'e', seq: 5 })
+  start('two')
+  await until(async () => (await rows('select 1 from app.account')).length === 5, { within: 40_000 })
+  t.pass()
+})
