@@ -36,9 +36,9 @@ test('I3 an acked event leaves the outbox and is in publish_log, in one statemen
   t.is(held.length, 64)
   t.is(count, 2)
   t.deepEqual((await read(one, claims)).map(({ position }) => position), [seqIds[1]])
-  const log = await one`select position, seq_id, attempt, producer_publish_status as status, partition, "offset", latest from auditlog.publish_log order by position`
+  const log = await one<{ position: string; status: string; latest: boolean; partition: number; offset: string }[]>`select position, producer_publish_status as status, partition, "offset", latest from auditlog.publish_log order by position`
   t.deepEqual(log.map(({ position, status, latest }) => ({ position, status, latest })), [seqIds[0], seqIds[2]].map((position) => ({ position, status: 'PUBLISHED', latest: true })))
-  t.deepEqual(log.map((row) => [row['partition'], row['offset']]), first.toSorted((x, y) => Number(x.position) - Number(y.position)).map((row) => [row.partition, row.offset]))
+  t.deepEqual(log.map((row) => [row.partition, row.offset]), first.toSorted((x, y) => Number(x.position) - Number(y.position)).map((row) => [row.partition, row.offset]))
 })
 
 test('an ack that is repeated removes nothing more and fences nobody', async (t) => {

@@ -47,6 +47,7 @@ test('I2 two changes that differ anywhere have two event keys', (t) => {
   const base = { TIME: '2019-09-16T10:00:00.5Z', SCHEMANAME: 's', TABLENAME: 't', OPERATION: 'UPDATE', DATA: { a: { old: '1', new: '2' }, b: { old: null, new: '' } } }
   const all = [
     base, { ...base, TIME: '2019-09-16T10:00:00.05Z' }, { ...base, SCHEMANAME: 'u' }, { ...base, TABLENAME: 's', SCHEMANAME: 't' },
+    { ...base, DATA: { c: base.DATA.a, b: base.DATA.b } },
     { ...base, SCHEMANAME: 'ab', TABLENAME: 'c' }, { ...base, SCHEMANAME: 'a', TABLENAME: 'bc' },
     { ...base, OPERATION: 'INSERT' }, { ...base, DATA: { b: base.DATA.b, a: base.DATA.a } }, { ...base, DATA: { a: base.DATA.a, b: { old: '', new: null } } },
     { ...base, DATA: { a: base.DATA.a, b: { new: '' } } }, { ...base, DATA: { a: { old: '1', new: '2', }, b: { old: null, new: 'null' } } },

@@ -98,11 +98,11 @@ async function toApply(sql: Sql): Promise<Count> {
 
 async function outcomes(sql: Sql): Promise<Status['outcomes']> {
   const rows = await sql<({ status: keyof Status['outcomes'] } & Count)[]>`
-    select status, least(n, ${MOST})::integer as count, n > ${MOST} as at_least
-    from unnest(array['PARKED', 'RETRYING', 'FAILED', 'SKIPPED', 'SUPERSEDED']) as status
+    select wanted.status, least(n, ${MOST})::integer as count, n > ${MOST} as at_least
+    from unnest(array['PARKED', 'RETRYING', 'FAILED', 'SKIPPED', 'SUPERSEDED']) as wanted(status)
     cross join lateral (
       select count(*) as n
-      from (select from inbox.applied a where a.status = status and a.status <> 'APPLIED' limit ${MOST + 1}) as found
+      from (select from inbox.applied a where a.status = wanted.status and a.status <> 'APPLIED' limit ${MOST + 1}) as found
     ) as counted`
   const none: Count = { count: 0, at_least: false }
   const all = { PARKED: none, RETRYING: none, FAILED: none, SKIPPED: none, SUPERSEDED: none }

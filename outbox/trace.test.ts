@@ -40,10 +40,10 @@ async function publish(sql: Sql, seqId: string): Promise<void> {
 
 test('a change is followed from its receipt to its row, and steps that have not happened are missing', async (t) => {
   const sql = await given(t)
-  const [seqId = ''] = await writeEvents(sql, [{ key: '016' }])
+  const [seqId = ''] = await writeEvents(sql, [{ key: '016', sourceTime: '2026-01-01T00:00:00.000012Z' }])
 
   const waiting = await traceOf(sql, seqId)
-  t.like(waiting?.received, { seq_id: seqId, schema_name: 'app', table_name: 'test', payload: '{"DATA":1}' })
+  t.like(waiting?.received, { seq_id: seqId, schema_name: 'app', table_name: 'test', payload: '{"DATA":1}', version: `1:1767225600000012:${seqId}` })
   t.like(waiting?.waiting, { position: seqId, holder: null })
   t.like(waiting, { published: [], applied: null, row_version: null, parked: null })
   t.is(waiting?.lags.received_to_published, null)

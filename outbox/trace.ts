@@ -12,6 +12,8 @@ export type Received = {
   dialect: string
   row_key: string | null
   source_time: string
+  /** epoch:time:seq, by which it is compared with other changes of its row. */
+  version: string
   received_at: string
   traceparent: string | null
   bytes: number
@@ -89,7 +91,8 @@ export async function traceOf(sql: Sql, seqId: string): Promise<Trace | undefine
 
 function receivedOf(sql: Sql, seqId: string): PromiseLike<Received[]> {
   return sql<Received[]>`
-    select seq_id, origin, source, topicname, schema_name, table_name, operation, dialect, row_key, source_time, received_at,
+    select seq_id, origin, source, topicname, schema_name, table_name, operation, dialect, row_key, source_time,
+           epoch || ':' || (extract(epoch from source_time) * 1000000)::bigint || ':' || seq_id as version, received_at,
            traceparent, octet_length(producer_payload::text) as bytes, producer_payload::text as payload
     from auditlog.producer_log where seq_id = ${seqId}`
 }

@@ -121,6 +121,14 @@ test('without DATABASE_URL the up of this folder is used, which is said; one tha
   t.is((await cli(['status'], {}, folder)).code, 2)
 })
 
+test('a reader that has seen enough ends a command without an error', async (t) => {
+  const child = spawn('/bin/sh', ['-c', `{ "$0" "$1" --help; } | true`, process.execPath, PROGRAM], { cwd, env: { PATH: process.env['PATH'] }, stdio: ['ignore', 'pipe', 'pipe'] })
+  let err = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text))
+  await new Promise((resolve) => child.once('close', resolve))
+  t.is(err, '')
+})
+
 test('a log line is readable, and a line that is no log line stays as it is', (t) => {
   const line = '{"level":40,"time":"2026-11-21T08:29:05.028Z","role":"relay","term":3,"why":"late","msg":"lane lost"}'
   t.is(readable(line), '08:29:05.028 WARN  lane lost term=3 why=late')

@@ -40,7 +40,7 @@ async function serve(what: Role | 'all'): Promise<void> {
   const wake = what === 'all' ? openLocalWake() : openWake({ url: config.databaseUrl, channel: WAKE_CHANNEL, name: what, log })
   const ends = await Promise.allSettled(roles.map(async (role) => {
     try {
-      await run(role, { config, log: what === 'all' ? log.child({ role }) : log, signal, wake })
+      await run(role, { config, log: what === 'all' ? openLog(role, config.logLevel) : log, signal, wake })
     } finally {
       failed.abort()
     }

@@ -128,7 +128,7 @@ async function postAll(listener: string, options: DemoOptions, slot: Slot, signa
       askAgain = performance.now() + ASK_EVERY_MS
       slot.run(standing).then((where) => (text = where.text), () => (text = 'the database does not answer'))
     }
-    progress.told(`posted ${sent.length} of ${options.events}; ${text}`)
+    if (text !== '') progress.told(`posted ${sent.length} of ${options.events}; ${text}`)
   })
   progress.done()
   return { played, samples }

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import kafkajs from 'kafkajs'
 import postgres from 'postgres'
 
+import { KAFKA_RETRY, openKafka } from '../../services/runtime/kafka.ts'
+import { openLog } from '../../services/runtime/log.ts'
 import { createDatabase } from '../stack/database.ts'
 import type { Stack } from '../stack/stack.ts'
 
@@ -40,10 +41,7 @@ async function dropDatabase(adminUrl: string, name: string): Promise<void> {
 }
 
 async function dropTopic(brokers: string, topic: string): Promise<void> {
-  const kafka = new kafkajs.Kafka({
-    brokers: brokers.split(','), clientId: 'deltapost demo', connectionTimeout: 10_000, logLevel: kafkajs.logLevel.NOTHING, retry: { retries: 3 },
-  })
-  const admin = kafka.admin()
+  const admin = openKafka(brokers.split(','), openLog('demo', 'silent')).admin({ retry: KAFKA_RETRY })
   await admin.connect()
   try {
     if ((await admin.listTopics()).includes(topic)) await admin.deleteTopics({ topics: [topic] })

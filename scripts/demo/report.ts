@@ -3,7 +3,7 @@ import { traceOf } from '../../outbox/trace.ts'
 import { showTrace } from '../commands/event.ts'
 import { duration, say, sayFields, sayTable, size } from '../commands/print.ts'
 import type { RoleProcess } from '../commands/role-process.ts'
-import { type Measured, memoryOf } from './measure.ts'
+import { type Measured, memoryOf, type Spread } from './measure.ts'
 import type { Played } from './play.ts'
 import type { SampleAnswer } from './samples.ts'
 import type { Verdict } from './verdict.ts'
@@ -77,7 +77,8 @@ export function showVerdict(verdict: Verdict, measured: Measured | undefined, ro
     say('Times of the generated changes')
     sayFields({
       rate: `${measured.perSecond.toFixed(0)} changes/s over ${measured.seconds.toFixed(1)} s`,
-      'post to visible': `p50 ${duration(measured.p50)}, p99 ${duration(measured.p99)}, longest ${duration(measured.worst)}`,
+      'due to visible': spreadText(measured.fromDue),
+      'sent to visible': spreadText(measured.fromSent),
     })
   }
   say('Memory')
@@ -89,6 +90,10 @@ export function showVerdict(verdict: Verdict, measured: Measured | undefined, ro
   if (differences.length === 0) return say('\nEverything adds up: every change accepted is published and has an outcome, and the target is the model.')
   say(`\n${differences.length} differences:`)
   for (const difference of differences) say(`  ${difference}`)
+}
+
+function spreadText({ p50, p99, worst }: Spread): string {
+  return `p50 ${duration(p50)}, p99 ${duration(p99)}, longest ${duration(worst)}`
 }
 
 /**
@@ -103,6 +108,6 @@ export async function standing(sql: Sql): Promise<{ settled: boolean; text: stri
   return {
     settled: pending === 0 && waiting === 0,
     left: pending + waiting,
-    text: `received ${received}, to publish ${waiting}, on the way ${pending}`,
+    text: `last position ${received}, to publish ${waiting}, on the way ${pending}`,
   }
 }

@@ -127,14 +127,19 @@ function send(response: Response, { signal }: AppParts, status: number, content:
  * change is on disk, and a repeat is recognised.
  */
 function onError(parts: AppParts): ErrorRequestHandler {
+  let quietUntil = 0
   return (error: unknown, request, response, _next) => {
     const status = statusOf(error)
     if (status !== undefined) {
       send(response, parts, status, { error: 'bad_request' })
       return
     }
-    // Failing commits are logged where they fail, once; anything else is a fault of this program or its set-up.
-    if (!mayRetry(error)) parts.log.error({ error, path: request.path }, 'a post failed')
+    // Failing commits are logged where they fail, once. This is a fault of the program or its set-up, or an upload that
+    // broke off while nothing could be kept; a line every ten seconds tells it as well as one a post.
+    if ((!mayRetry(error) || response.destroyed) && performance.now() >= quietUntil) {
+      quietUntil = performance.now() + 10_000
+      parts.log.error({ error, path: request.path }, 'a post failed')
+    }
     send(response, parts, 503, { error: 'unavailable' }, { 'Retry-After': '1' })
   }
 }

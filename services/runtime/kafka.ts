@@ -171,14 +171,17 @@ const REPEAT_AFTER = 30_000
  */
 function logOf(log: Log): (entry: LogEntry) => void {
   const seen = new Map<string, number>()
-  return ({ namespace, level, log: { message, error, broker } }) => {
+  return ({ namespace, level, log: entry }) => {
+    const { message, error, broker }: { message: string; error?: unknown; broker?: unknown } = entry
     const line = `${namespace} ${message.replace(/\d+/g, '#')}`
     const now = performance.now()
     if (now - (seen.get(line) ?? -REPEAT_AFTER) < REPEAT_AFTER) return
     if (seen.size > 200) seen.clear()
     seen.set(line, now)
-    const fields = { kafkajs: namespace, ...(broker === undefined ? {} : { broker }), ...(typeof error === 'string' ? { reason: error } : {}) }
-    if (level <= kafkajs.logLevel.WARN) log.warn(fields, message)
+    const fields = { kafkajs: namespace, ...(typeof broker === 'string' ? { broker } : {}), ...(typeof error === 'string' ? { reason: error } : {}) }
+    // A topic that is not there yet is asked for before it is created.
+    const expected = error === 'This server does not host this topic-partition'
+    if (level <= kafkajs.logLevel.WARN && !expected) log.warn(fields, message)
     else log.debug(fields, message)
   }
 }
