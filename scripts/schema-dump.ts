@@ -1,4 +1,4 @@
-import type { Sql } from 'postgres'
+import type { Sql } from '../outbox/sql.ts'
 
 type Line = { line: string }
 
@@ -49,5 +49,5 @@ export async function dumpSchema(sql: Sql): Promise<string> {
     from pg_trigger g join pg_class c on c.oid = g.tgrelid join pg_namespace n on n.oid = c.relnamespace
     where n.nspname in ('outbox', 'auditlog', 'inbox') and not g.tgisinternal order by 1`
   const lines = [sequences, tables, partitions, indexes, views, functions, triggers].flatMap((part) => part.map(({ line }) => line.trimEnd()))
-  return `-- All migrations together, made by \`npm run cli -- migrate dump\`; a test fails when it is stale.\n\n${lines.join('\n\n')}\n`
+  return `-- All migrations together, made by \`npm run cli -- schema dump\`; a test fails when it is stale.\n\n${lines.join('\n\n')}\n`
 }

@@ -13,6 +13,8 @@ import { tapReader, type Outcome } from './stack/tap.ts'
 const root = resolve(import.meta.dirname, '..')
 const modules = join(root, 'node_modules')
 const TEMPLATE = 'deltapost_test_template'
+// Above ava's own limit, which asks a hung test file to end and cannot make it.
+const SILENCE_MS = 200_000
 const say = (line: string): void => void process.stdout.write(`${line}\n`)
 
 const interrupted = new AbortController()
@@ -20,9 +22,14 @@ const running = new Set<ChildProcess>()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     interrupted.abort(signal)
-    // The whole group: ava's workers do not all end with it.
-    for (const { pid } of running) if (pid !== undefined) process.kill(-pid, 'SIGTERM')
+    endRunning('SIGTERM')
+    setTimeout(() => endRunning('SIGKILL'), 10_000).unref()
   })
+}
+
+/** The whole group of each program: ava's workers do not all end with it. */
+function endRunning(signal: NodeJS.Signals): void {
+  for (const { pid } of running) if (pid !== undefined) process.kill(-pid, signal)
 }
 
 type Run = { code: number; output: string }
@@ -45,8 +52,7 @@ async function run(args: string[], environment: Record<string, string> = {}, onT
   const code = await new Promise<number>((done, refuse) => {
     child.once('error', refuse)
     child.once('close', (status) => done(status ?? 1))
-  })
-  running.delete(child)
+  }).finally(() => running.delete(child))
   return { code, output }
 }
 
@@ -79,7 +85,13 @@ async function makeTemplate(stack: Stack): Promise<string> {
 
 async function runAva(stack: Stack, template: string, args: string[]): Promise<Outcome[]> {
   const outcomes: Outcome[] = []
+  let ended = 'ava ended'
+  const watchdog = setTimeout(() => {
+    ended = `no test ended for ${SILENCE_MS / 1000} s and ava was killed`
+    endRunning('SIGKILL')
+  }, SILENCE_MS)
   const read = tapReader((outcome) => {
+    watchdog.refresh()
     outcomes.push(outcome)
     say(`${{ passed: '✔', failed: '✘', skipped: '-' }[outcome.state]} ${outcome.title}`)
   })
@@ -91,9 +103,10 @@ async function runAva(stack: Stack, template: string, args: string[]): Promise<O
     ...postgres15(),
   }
   const { code, output } = await run([join(modules, 'ava', 'entrypoints', 'cli.js'), '--tap', ...args], environment, read)
+  clearTimeout(watchdog)
   // A test file that cannot be read, or none at all, is a failure that TAP does not always count.
   if (code !== 0 && !outcomes.some(({ state }) => state === 'failed')) {
-    outcomes.push({ title: `ava ended with code ${code}`, state: 'failed', details: output.slice(-8000) })
+    outcomes.push({ title: `${ended}, code ${code}`, state: 'failed', details: output.slice(-8000) })
   }
   return outcomes
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 
-import { freshDatabase } from '../../test/support/database.ts'
+import { connect, freshDatabase } from '../../test/support/database.ts'
 import { brokers } from '../../test/support/kafka.ts'
 import { readable } from './role-process.ts'
 
@@ -119,6 +119,23 @@ test('without DATABASE_URL the up of this folder is used, which is said; one tha
   // Above the highest process number that Linux gives.
   write(4_194_305)
   t.is((await cli(['status'], {}, folder)).code, 2)
+})
+
+test('a retry without a listener ends with 4, and the entry waits as before', async (t) => {
+  const database = await freshDatabase()
+  const sql = connect(database.url)
+  t.teardown(async () => {
+    await sql.end({ timeout: 5 })
+    await database.drop()
+  })
+  await sql`insert into auditlog.rejected_request (path, headers, body, reason) values ('/events', '{}', 'x', 'json_syntax')`
+  const environment = { ...NOWHERE, DATABASE_URL: database.url }
+  const { code, err } = await cli(['rejected', 'retry', '1', '--listener', 'http://127.0.0.1:1'], environment)
+  t.is(code, 4)
+  t.regex(err, /^Error: no answer from the listener at http:\/\/127\.0\.0\.1:1\nTry: deltapost serve listener/)
+  t.like((JSON.parse((await cli(['rejected', 'list', '--json'], environment)).out) as object[])[0], { id: '1', state: 'WAITING' })
+  t.is((await cli(['rejected', 'show', '1', '--raw'], environment)).out, 'x')
+  t.is((await cli(['rejected', 'retry', '2'], environment)).code, 1)
 })
 
 test('a reader that has seen enough ends a command without an error', async (t) => {

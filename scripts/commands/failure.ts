@@ -7,14 +7,14 @@ import { isEnvironment, sqlstateOf } from '../../services/runtime/slot.ts'
 /** What a shell gets to know: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed, 4 cannot connect. */
 export type ExitCode = 0 | 1 | 2 | 3 | 4
 
-const CANNOT_CONNECT = /^(DATABASE_LOST|DATABASE_UNREACHABLE|KAFKA_UNREACHABLE|STACK_UNREACHABLE|ECONNREFUSED|ECONNRESET|ENOTFOUND|ETIMEDOUT|EHOSTUNREACH|CONNECT_TIMEOUT|CONNECTION_\w+)$/
+const CANNOT_CONNECT = /^(DATABASE_LOST|DATABASE_UNREACHABLE|LISTENER_UNREACHABLE|STACK_UNREACHABLE|ECONNREFUSED|ECONNRESET|ENOTFOUND|ETIMEDOUT|EHOSTUNREACH|CONNECT_TIMEOUT|CONNECTION_\w+)$/
 
 /** The exit code an error ends the command with. */
 export function exitCodeOf(error: unknown): ExitCode {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
   if (error instanceof ConfigError) return 2
   const code = codeOf(error)
-  if (code === 'USAGE' || code === 'PORT_TAKEN' || code === 'STACK_UNKNOWN') return 2
+  if (code === 'PORT_TAKEN' || code === 'STACK_UNKNOWN') return 2
   if (CANNOT_CONNECT.test(code) || (error instanceof Error && error.name.startsWith('KafkaJS') && isConnection(error))) return 4
   return sqlstateOf(error)?.startsWith('08') === true ? 4 : 1
 }

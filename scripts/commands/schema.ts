@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { relations } from '../../outbox/status.ts'
 import { readConfig } from '../../services/runtime/config.ts'
 import { openLog } from '../../services/runtime/log.ts'
+import { dumpSchema } from '../schema-dump.ts'
 import { withDatabase } from './database.ts'
 import { environmentOfRunning, withUnused } from './environment.ts'
 import { say, sayJson, sayTable } from './print.ts'
@@ -19,6 +20,16 @@ Example:
       const known = await withDatabase(async (sql) => relations(sql))
       if (json === true) sayJson(known)
       else sayTable(known.map((relation) => ({ ...relation, key_columns: relation.key_columns?.join(', ') })), 'none was met yet')
+    })
+  schema.command('dump')
+    .description('the tables, indexes, views and functions of this service in the database, as SQL')
+    .addHelpText('after', `
+docs/schema.sql is this of PostgreSQL 18, for reading all migrations at once.
+
+Example:
+  deltapost schema dump > docs/schema.sql`)
+    .action(async () => {
+      process.stdout.write(await withDatabase(dumpSchema))
     })
   schema.command('key')
     .description('declare the key of a table that is known only from its payloads')

@@ -148,10 +148,15 @@ test('I4 what a read brought that began before a failure does not go before what
   const world = openWorld()
   const lane = world.lanes.get(1)!
   for (let position = 1; position <= 30; position++) world.add(1, position)
+  const secondRead = Promise.withResolvers<void>()
   const loop = world.run({ turns: [0], send: ['before'], ack: [], read: [] }, {
     // The first send fails while the second read is under way, which ends when the lane has rested.
-    send: async (call) => { if (call === 1) await until(() => lane.inflight.size >= 10) },
-    read: async (call) => { if (call === 2) await until(() => lane.blockedUntil > 0 && performance.now() > lane.blockedUntil + 50) },
+    send: async (call) => { if (call === 1) await secondRead.promise },
+    read: async (call) => {
+      if (call !== 2) return
+      secondRead.resolve()
+      await until(() => lane.blockedUntil > 0 && performance.now() > lane.blockedUntil + 50)
+    },
   })
   await until(() => world.pending.size === 0)
   await loop.stop()

@@ -8,7 +8,10 @@ import type { Trouble } from './repeat.ts'
 /** An event that was read and not yet acked; `reading` is its lane's when it was read. */
 export type Flying = { event: PendingEvent; lane: HeldLane; reading: number }
 
-/** kafkajs copies a growing list for every record of a send, so more in one is slower; bytes are what a broker's batch and our memory take. One larger record goes alone. */
+/**
+ * kafkajs copies a growing list for every record of a send, so more in one is slower; the bytes are what a broker's batch
+ * and our memory take. One larger record goes alone.
+ */
 const MOST_RECORDS = 500
 const MOST_BYTES = 4 << 20
 
