@@ -14,9 +14,9 @@ export type Envelope = {
   relayFields: ReadonlySet<string>
 }
 
-/** What relays add to a change on its way, ours (the first three of the record) and those of older set-ups. */
+/** What relays add to a change on its way, ours (the first four of the record) and those of older set-ups. */
 const RELAY_FIELDS: ReadonlySet<string> = new Set(
-  ['SEQ_ID', 'TOPICNAME', 'SOURCE', 'retryCount', 'RECONCILE_STATUS', 'recipients', 'error'])
+  ['SEQ_ID', 'TOPICNAME', 'SOURCE', 'RECEIVED_AT', 'retryCount', 'RECONCILE_STATUS', 'recipients', 'error'])
 
 const OPERATION = /^(insert|update|delete)$/i
 

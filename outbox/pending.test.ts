@@ -6,6 +6,7 @@ import type { GivenEvent } from '../test/support/events.ts'
 import { ack } from './ack.ts'
 import { claimLanes } from './claim.ts'
 import { nextEvents } from './pending.ts'
+import { receivedAtOf } from './record.ts'
 import type { PendingEvent, ReadableLane } from './pending.ts'
 import type { Sql } from './sql.ts'
 
@@ -94,7 +95,7 @@ test('identity, version to the microsecond, key, time and trace travel as text',
   t.deepEqual(JSON.parse(event.key!), ['app', 'Té"st', '16'])
   t.is(event.topicname, 'db.x')
   t.is(event.traceparent, '00-ab-cd-01')
-  t.true(Math.abs(Number(event.at) - Date.now()) < 60_000)
+  t.true(Math.abs(receivedAtOf(event.value!)! - Date.now()) < 60_000)
 })
 
 test('a change without a key has the table as its record key', async (t) => {
@@ -119,7 +120,9 @@ for (const [name, { payload, clean, expected }] of Object.entries(bodies)) {
   test(`the posted members follow ours in a body that is ${name}`, async (t) => {
     const { sql } = await given(t)
     const event = await only(sql, { key: '1', payload, ...(clean === undefined ? {} : { clean }) })
-    t.deepEqual(JSON.parse(event.value!), { SEQ_ID: event.position, TOPICNAME: 'topic', SOURCE: 'INFORMIX', ...expected })
+    const { RECEIVED_AT: received, ...members } = JSON.parse(event.value!) as Record<string, unknown>
+    t.regex(String(received), /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/)
+    t.deepEqual(members, { SEQ_ID: event.position, TOPICNAME: 'topic', SOURCE: 'INFORMIX', ...expected })
     t.true(event.value!.startsWith(`{"SEQ_ID":"${event.position}","TOPICNAME":"topic","SOURCE":"INFORMIX"`))
   })
 }
@@ -129,20 +132,22 @@ test('a body of 20 MB comes back byte for byte behind our members, though it is 
   const payload = ` {"DATA":"${'0123456789abcdef é'.repeat(1_100_000)}"}`
   t.true(Buffer.byteLength(payload) > 20e6)
   const event = await only(sql, { key: '1', payload })
-  const ours = `{"SEQ_ID":"${event.position}","TOPICNAME":"topic","SOURCE":"INFORMIX",`
+  const ours = /^\{"SEQ_ID":"\d+","TOPICNAME":"topic","SOURCE":"INFORMIX","RECEIVED_AT":"[^"]+",/.exec(event.value!)?.[0] ?? ''
   t.true(event.value === ours + payload.slice(2))
 })
 
 test('whatever object is posted, in whatever spelling, the record has its members and ours', async (t) => {
   const { sql } = await given(t)
   const blanks = fc.string({ unit: fc.constantFrom(' ', '\t', '\n', '\r'), maxLength: 4 })
-  const member = fc.dictionary(fc.string().filter((name) => !['SEQ_ID', 'TOPICNAME', 'SOURCE', '__proto__'].includes(name)), fc.jsonValue(), { maxKeys: 4 })
+  const member = fc.dictionary(fc.string().filter((name) => !['SEQ_ID', 'TOPICNAME', 'SOURCE', 'RECEIVED_AT', '__proto__'].includes(name)), fc.jsonValue(), { maxKeys: 4 })
   await fc.assert(
     fc.asyncProperty(member, blanks, blanks, fc.constantFrom(undefined, 1, '\t'), fc.string({ minLength: 1 }).filter((text) => !text.includes('\0') && text.isWellFormed()),
       async (posted, before, inside, indent, source) => {
         const text = JSON.stringify(posted, null, indent)
         const event = await only(sql, { key: '1', payload: `${before}{${inside}${text.slice(1)}${before}`, source })
-        t.deepEqual(JSON.parse(event.value!), { SEQ_ID: event.position, TOPICNAME: 'topic', SOURCE: source, ...JSON.parse(text) as object })
+        const { RECEIVED_AT: received, ...members } = JSON.parse(event.value!) as Record<string, unknown>
+        t.is(receivedAtOf(event.value!), Date.parse(String(received)))
+        t.deepEqual(members, { SEQ_ID: event.position, TOPICNAME: 'topic', SOURCE: source, ...JSON.parse(text) as object })
       }),
     { numRuns: 150 },
   )

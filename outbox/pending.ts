@@ -1,8 +1,7 @@
 import type { Sql } from './sql.ts'
 
 /**
- * An event as the relay sends it. `position` is a bigint as text; `key` and `value` are the record's JSON texts; `at` is
- * milliseconds since 1970, when the change was received. All from topicname on are null where the change is not in
+ * An event as the relay sends it. `position` is a bigint as text; `key` and `value` are the record's JSON texts. All from topicname on are null where the change is not in
  * producer_log any more.
  */
 export type PendingEvent = {
@@ -14,7 +13,6 @@ export type PendingEvent = {
   version: string | null
   key: string | null
   value: string | null
-  at: string | null
   traceparent: string | null
 }
 
@@ -74,10 +72,10 @@ export async function nextEvents(sql: Sql, lanes: readonly ReadableLane[], limit
     select t.lane, t.position, t.bytes, p.topicname, p.traceparent,
            p.origin || ':' || t.seq_id || ':' || t.attempt as id,
            p.epoch || ':' || (extract(epoch from p.source_time) * 1000000)::bigint || ':' || t.seq_id as version,
-           floor(extract(epoch from p.received_at) * 1000)::bigint as at,
            '[' || to_json(p.schema_name) || ',' || to_json(p.table_name)
              || case when p.row_key is null or p.row_key = '[]' then ']' else ',' || substr(p.row_key, 2) end as key,
            '{"SEQ_ID":"' || t.seq_id || '","TOPICNAME":' || to_json(p.topicname) || ',"SOURCE":' || to_json(p.source)
+             || ',"RECEIVED_AT":"' || to_char(p.received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '"'
              || case when strpos(p.body, '"') > 0 then ',' else '' end || substr(p.body, strpos(p.body, '{') + 1) as value
     from taken t
     left join lateral (

@@ -49,3 +49,14 @@ function headerText(value: HeaderValue): string {
   if (typeof value === 'string') return value
   return Buffer.isBuffer(value) ? value.toString('latin1') : ''
 }
+
+const FRONT = /^\{"SEQ_ID":"\d+","TOPICNAME":"(?:[^"\\]|\\.)*","SOURCE":"(?:[^"\\]|\\.)*","RECEIVED_AT":"([^"]*)"/
+
+/**
+ * When the change was received, milliseconds since 1970, from the members that the relay puts in front of the value;
+ * undefined where they are not there. What the sender wrote under the same names was taken out at intake.
+ */
+export function receivedAtOf(value: string): number | undefined {
+  const received = Date.parse(FRONT.exec(value)?.[1] ?? '')
+  return Number.isNaN(received) ? undefined : received
+}

@@ -1,6 +1,6 @@
 import type { IHeaders } from 'kafkajs'
 import { BadChange, readChange } from '../../outbox/change.ts'
-import { decodeIdentity } from '../../outbox/record.ts'
+import { decodeIdentity, receivedAtOf } from '../../outbox/record.ts'
 import type { Arrival } from './element.ts'
 
 /** What is needed of a Kafka record to read it. */
@@ -28,9 +28,10 @@ export function readArrival(record: ConsumedRecord): Arrival | Foreign {
   if (record.value === null) return { offset: record.offset, reason: 'no_value' }
   try {
     const names = namesOf(record.key)
-    const change = readChange(utf8.decode(record.value), names === undefined ? {} : { defaultSchema: names.schema })
+    const value = utf8.decode(record.value)
+    const change = readChange(value, names === undefined ? {} : { defaultSchema: names.schema })
     if (names !== undefined) Object.assign(change, names)
-    return { identity, change, offset: record.offset, receivedAt: Number(record.timestamp) }
+    return { identity, change, offset: record.offset, receivedAt: receivedAtOf(value) ?? Number(record.timestamp) }
   } catch (error) {
     if (error instanceof BadChange) return { offset: record.offset, reason: error.reason }
     if (error instanceof TypeError || error instanceof SyntaxError) return { offset: record.offset, reason: 'invalid_record' }

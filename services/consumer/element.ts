@@ -7,7 +7,7 @@ export type Arrival = {
   identity: Identity
   change: Change
   offset: string
-  /** Milliseconds; the relay sets it to the moment the change was received. */
+  /** Milliseconds since 1970, by the clock of the database that received the change. */
   receivedAt: number
 }
 

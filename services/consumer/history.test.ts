@@ -41,7 +41,7 @@ const moves = fc.array(fc.record({
   id: fc.integer({ min: 1, max: 4 }),
   other: fc.integer({ min: 1, max: 4 }),
   photo: fc.boolean(),
-}) as fc.Arbitrary<Move>, { minLength: 1, maxLength: 14 })
+}), { minLength: 1, maxLength: 14 })
 
 test('I6 I7 any history, delivered in any order, in any batches, twice, over three partitions at once, ends as the source did', async (t) => {
   const database = await freshDatabase()

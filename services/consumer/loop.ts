@@ -32,100 +32,120 @@ const mirrorEvery = 1_000
 
 const backOff = { first: 200, most: 10_000 }
 
+/** What a loop remembers between batches, by topic and partition. */
+type Memory = {
+  sessions: Map<string, Session>
+  /** Failures in a row. */
+  failures: Map<string, number>
+  /** When Kafka's committed offset was last brought up to date. */
+  mirrored: Map<string, number>
+}
+
 /** Applies what Kafka delivers. `assigned` must be called at every new assignment: it forgets the terms. */
 export function consumerLoop(parts: LoopParts): { eachBatch(payload: EachBatchPayload): Promise<void>; assigned(): void } {
-  let sessions = new Map<string, Session>()
-  const failures = new Map<string, number>()
-  const mirrored = new Map<string, number>()
-
-  async function eachBatch(payload: EachBatchPayload): Promise<void> {
-    const { batch, isRunning, isStale, pause, resolveOffset, heartbeat, commitOffsetsIfNecessary } = payload
-    if (!isRunning() || isStale() || batch.messages.length === 0) return
-    const name = `${batch.topic}/${batch.partition}`
-    const slot = parts.slots.pop()
-    if (slot === undefined) throw new Error('more partitions at once than slots')
-    let beat: Promise<void> = Promise.resolve()
-    // A long call must not cost the assignment: heartbeats are otherwise sent between batches only.
-    const beating = setInterval(() => { beat = beat.then(heartbeat); beat.catch(() => undefined) }, 1_000)
-    try {
-      const next = await applyBatch(slot, sessions, payload)
-      if (failures.delete(name)) parts.log.info({ topic: batch.topic, partition: batch.partition }, 'the partition goes on')
-      if (next === undefined) return
-      resolveOffset((next - 1n).toString())
-    } catch (error) {
-      const tries = (failures.get(name) ?? 0) + 1
-      failures.set(name, tries)
-      logFailure(parts.log, batch.topic, batch.partition, tries, error)
-      const resume = pause()
-      setTimeout(resume, Math.min(backOff.first * 2 ** (tries - 1), backOff.most)).unref()
-      return
-    } finally {
-      clearInterval(beating)
-      parts.slots.push(slot)
-    }
-    await beat // what a heartbeat says of the group is for kafkajs to act on
-    await heartbeat()
-    const now = Date.now()
-    if (now - (mirrored.get(name) ?? 0) < mirrorEvery) return
-    mirrored.set(name, now)
-    await commitOffsetsIfNecessary(payload.uncommittedOffsets())
-  }
-
-  /** Returns the next offset to read, or undefined where the partition is to be read from elsewhere or is not ours. */
-  async function applyBatch(slot: Slot, mine: Map<string, Session>, payload: EachBatchPayload): Promise<bigint | undefined> {
-    const { topic, partition, messages } = payload.batch
-    const name = `${topic}/${partition}`
-    let session = mine.get(name)
-    if (session === undefined) {
-      const position = await slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder))
-      session = openSession(position)
-      mine.set(name, session)
-      if (position.lastOffset !== null && messages[0]!.offset !== position.lastOffset.toString()) {
-        parts.seek(topic, partition, position.lastOffset)
-        return undefined
-      }
-    }
-    if (!session.verified) {
-      const start = startOf(session, messages[0]!.offset, decodeIdentity(messages[0]!.headers), parts.log)
-      if ('seek' in start) {
-        parts.seek(topic, partition, start.seek)
-        return undefined
-      }
-    }
-    const holding = { group: parts.group, topic, partition, term: session.term }
-    for (const call of calls(messages, session.from)) {
-      if (!payload.isRunning() || payload.isStale()) return undefined
-      const next = BigInt(call.at(-1)!.offset) + 1n
-      if (await applyCall(slot, holding, session, call, next) === 'FENCED') {
-        parts.log.info({ topic, partition, term: session.term }, 'another consumer has this partition')
-        mine.delete(name) // raised again if it is still assigned when the next batch comes
-        throw new Fenced()
-      }
-      session.from = next
-      payload.resolveOffset((next - 1n).toString())
-    }
-    return BigInt(messages.at(-1)!.offset) + 1n
-  }
-
-  async function applyCall(slot: Slot, holding: Holding, session: Session, records: readonly ConsumedRecord[], next: bigint): Promise<'OK' | 'FENCED'> {
-    const arrivals: Arrival[] = []
-    for (const record of records) {
-      const read = readArrival(record)
-      if ('identity' in read) arrivals.push(read)
-      else if (!session.kept.has(record.offset)) {
-        await parts.keepForeign(slot, holding, record, read)
-        session.kept.add(record.offset)
-      }
-    }
-    return applyArrivals({ ...parts, slot }, holding, arrivals, next)
-  }
-
+  const memory: Memory = { sessions: new Map(), failures: new Map(), mirrored: new Map() }
   return {
-    eachBatch,
+    eachBatch: (payload) => takeBatch(parts, memory, payload),
     assigned() {
-      sessions = new Map() // batches under way keep theirs: their terms stand until somebody raises them
+      memory.sessions = new Map() // batches under way keep theirs: their terms stand until somebody raises them
     },
   }
+}
+
+async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPayload): Promise<void> {
+  const { batch, isRunning, isStale, pause, heartbeat } = payload
+  if (!isRunning() || isStale() || batch.messages.length === 0) return
+  const name = nameOf(payload)
+  const slot = parts.slots.pop()
+  if (slot === undefined) throw new Error('more partitions at once than slots')
+  let beat: Promise<void> = Promise.resolve()
+  // A long call must not cost the assignment: heartbeats are otherwise sent between batches only.
+  const beating = setInterval(() => { beat = beat.then(heartbeat); beat.catch(() => undefined) }, 1_000)
+  try {
+    const next = await applyBatch(parts, memory.sessions, slot, payload)
+    if (memory.failures.delete(name)) parts.log.info({ topic: batch.topic, partition: batch.partition }, 'the partition goes on')
+    if (next === undefined) return
+    payload.resolveOffset((next - 1n).toString())
+  } catch (error) {
+    const tries = (memory.failures.get(name) ?? 0) + 1
+    memory.failures.set(name, tries)
+    logFailure(parts.log, batch.topic, batch.partition, tries, error)
+    const resume = pause()
+    setTimeout(resume, Math.min(backOff.first * 2 ** (tries - 1), backOff.most)).unref()
+    return
+  } finally {
+    clearInterval(beating)
+    parts.slots.push(slot)
+  }
+  await beat // what a heartbeat says of the group is for kafkajs to act on
+  await heartbeat()
+  await mirror(memory, payload)
+}
+
+async function mirror(memory: Memory, payload: EachBatchPayload): Promise<void> {
+  const now = Date.now()
+  if (now - (memory.mirrored.get(nameOf(payload)) ?? 0) < mirrorEvery) return
+  memory.mirrored.set(nameOf(payload), now)
+  await payload.commitOffsetsIfNecessary(payload.uncommittedOffsets())
+}
+
+function nameOf({ batch }: EachBatchPayload): string {
+  return `${batch.topic}/${batch.partition}`
+}
+
+/** Returns the next offset to read, or undefined where the partition is to be read from elsewhere or is not ours. */
+async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, slot: Slot, payload: EachBatchPayload): Promise<bigint | undefined> {
+  const { topic, partition, messages } = payload.batch
+  const session = sessions.get(nameOf(payload)) ?? await begin(parts, sessions, slot, payload)
+  const first = messages[0]!
+  if (!session.verified) {
+    const { lastOffset } = session.position
+    if (!session.sought && lastOffset !== null && first.offset !== lastOffset.toString()) {
+      session.sought = true
+      parts.seek(topic, partition, lastOffset)
+      return undefined
+    }
+    const start = startOf(session, first.offset, decodeIdentity(first.headers), parts.log)
+    if ('seek' in start) {
+      parts.seek(topic, partition, start.seek)
+      return undefined
+    }
+  }
+  const holding = { group: parts.group, topic, partition, term: session.term }
+  for (const call of calls(messages, session.from)) {
+    if (!payload.isRunning() || payload.isStale()) return undefined
+    const next = BigInt(call.at(-1)!.offset) + 1n
+    if (await applyCall(parts, slot, holding, session, call, next) === 'FENCED') {
+      parts.log.info({ topic, partition, term: session.term }, 'another consumer has this partition')
+      sessions.delete(nameOf(payload)) // raised again if it is still assigned when the next batch comes
+      throw new Fenced()
+    }
+    session.from = next
+    payload.resolveOffset((next - 1n).toString())
+  }
+  return BigInt(messages.at(-1)!.offset) + 1n
+}
+
+async function begin(parts: LoopParts, sessions: Map<string, Session>, slot: Slot, payload: EachBatchPayload): Promise<Session> {
+  const { topic, partition } = payload.batch
+  const session = openSession(await slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder)))
+  sessions.set(nameOf(payload), session)
+  return session
+}
+
+async function applyCall(
+  parts: LoopParts, slot: Slot, holding: Holding, session: Session, records: readonly ConsumedRecord[], next: bigint,
+): Promise<'OK' | 'FENCED'> {
+  const arrivals: Arrival[] = []
+  for (const record of records) {
+    const read = readArrival(record)
+    if ('identity' in read) arrivals.push(read)
+    else if (!session.kept.has(record.offset)) {
+      await parts.keepForeign(slot, holding, record, read)
+      session.kept.add(record.offset)
+    }
+  }
+  return applyArrivals({ ...parts, slot }, holding, arrivals, next)
 }
 
 /** Not an error of anybody: the partition moved on. Thrown so that the batch is left without resolving its offsets. */

@@ -12,6 +12,8 @@ export type Session = {
   readonly term: string
   from: bigint
   verified: boolean
+  /** Whether the last applied record was asked for; where it is gone, the first record there is comes instead. */
+  sought: boolean
   readonly position: Position
   /** Offsets of records that are not changes and were kept as rejected: a partition that waits reads them again. */
   readonly kept: Set<string>
@@ -22,7 +24,7 @@ export type Start = { seek: bigint } | { from: bigint }
 
 /** A session for a raised term. Nothing was ever applied: there is nothing to verify. */
 export function openSession(position: Position): Session {
-  return { term: position.term, from: position.nextOffset, verified: position.lastOffset === null, position, kept: new Set() }
+  return { term: position.term, from: position.nextOffset, verified: position.lastOffset === null, sought: false, position, kept: new Set() }
 }
 
 /**

@@ -85,17 +85,22 @@ for (const file of readdirSync(FIXTURES).filter((name) => name.endsWith('.ndjson
 
 test.serial('I1 the answer comes after the commit and not before', async (t) => {
   const holder = await sql.reserve()
-  await holder`begin`
-  await holder`lock table auditlog.producer_log in share mode`
   let answered = false
   const table = change({ TABLENAME: 'held' })
-  const post = listener.post(table).finally(() => {
-    answered = true
-  })
-  await until(async () => (await sql`select from pg_stat_activity where datname = current_database() and application_name like 'deltapost listener group%' and wait_event_type = 'Lock'`).length > 0)
-  t.false(answered)
-  await holder`commit`
-  holder.release()
+  let post: Promise<Answered>
+  try {
+    await holder`begin`
+    await holder`lock table auditlog.producer_log in share mode`
+    post = listener.post(table).finally(() => {
+      answered = true
+    })
+    await until(async () => (await sql`select from pg_stat_activity where datname = current_database() and application_name like 'deltapost listener group%' and wait_event_type = 'Lock'`).length > 0)
+    t.false(answered)
+  } finally {
+    // Whatever failed: the lock would hold up every other test of this file.
+    await holder`commit`
+    holder.release()
+  }
   const answer = await post
   t.is(answer.status, 200)
   t.is((await sql`select from outbox.event where seq_id = ${seqIdOf(answer)}`).length, 1)

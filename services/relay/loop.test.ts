@@ -36,7 +36,7 @@ function openWorld(): World {
     lanes, pending, written,
     add(lane, position, bytes = 10) {
       const text = String(position)
-      pending.set(text, { lane, position: text, bytes, topicname: 'topic', id: text, version: '', key: '', value: '', at: '0', traceparent: null })
+      pending.set(text, { lane, position: text, bytes, topicname: 'topic', id: text, version: '', key: '', value: '', traceparent: null })
     },
     run(failures, gates = {}) {
       let calls = 0

@@ -79,11 +79,12 @@ export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Lo
 }
 
 /** The record of an event; the reader has made sure that its change was there. */
-function record({ id, version, key, value, at, traceparent }: PendingEvent): Outgoing {
+function record({ id, version, key, value, traceparent }: PendingEvent): Outgoing {
   return {
     key: Buffer.from(key ?? ''),
     value: Buffer.from(value ?? ''),
-    timestamp: at ?? '0',
+    // The moment of publishing: the broker deletes by it, and a backlog may be older than the topic's retention.
+    timestamp: String(Date.now()),
     headers: recordHeaders(id ?? '', version ?? '', traceparent),
   }
 }

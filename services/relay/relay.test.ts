@@ -235,7 +235,8 @@ test('a record of 20 MB arrives byte for byte, and a topic that is missing is cr
   const one = relay(t, at, 'one')
   await until(async () => (await left(at.sql)) === 0, { within: 60_000 })
   const [record] = await readTopic(topic, (records) => records.length === 1)
-  t.true(record!.value === `{"SEQ_ID":"${seqId}","TOPICNAME":"${topic}","SOURCE":"INFORMIX",${payload.slice(1)}`)
+  t.true(record!.value.startsWith(`{"SEQ_ID":"${seqId}","TOPICNAME":"${topic}","SOURCE":"INFORMIX","RECEIVED_AT":"`))
+  t.true(record!.value.endsWith(`",${payload.slice(1)}`))
   await one.stop()
 })
 
