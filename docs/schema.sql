@@ -110,6 +110,9 @@ create table inbox."position" (
   holder text not null,
   term bigint default 1 not null,
   raised_at timestamp with time zone default clock_timestamp() not null,
+  waiting_since timestamp with time zone,
+  waiting_for text,
+  waiting_seq_id bigint,
   PRIMARY KEY (consumer_group, topic, partition)
 ) with (fillfactor=50);
 
@@ -407,11 +410,8 @@ begin
 
   if statement_id is not null then
     select s.* into stmt from inbox.statement s where s.id = statement_id;
-    -- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
-    perform pg_advisory_xact_lock_shared(7161, stmt.relation);
     outcome := 'STALE';
-    perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
-    if not found then return; end if;
+    if not inbox.is_current(stmt) then return; end if;
     if stmt.keyed then
       superseded := inbox.apply_rows(stmt, changes, its_partition);
     else
@@ -422,7 +422,8 @@ begin
   if its_next is not null then
     update inbox.position p
     set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
-        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id)
+        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id),
+        waiting_since = null, waiting_for = null, waiting_seq_id = null
     where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
   end if;
   outcome := 'OK';
@@ -642,6 +643,18 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION inbox.is_current(stmt inbox.statement)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform pg_advisory_xact_lock_shared(7161, stmt.relation);
+  perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
+  return found;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION inbox.leave(stmt inbox.statement, its_key text, change json, its_origin smallint, its_epoch integer, its_time bigint, its_seq bigint)
  RETURNS text
  LANGUAGE plpgsql
@@ -672,8 +685,12 @@ CREATE OR REPLACE FUNCTION inbox.park(its_group text, its_topic text, its_partit
  RETURNS text
  LANGUAGE plpgsql
 AS $function$
+declare
+  stmt inbox.statement;
 begin
   if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
+  select s.* into stmt from inbox.statement s where s.id = statement_id;
+  if not inbox.is_current(stmt) then return 'STALE'; end if;
   with c as (
     select distinct on (x."~o", x."~s") x.*, e.change
     from json_array_elements(changes) as e(change)
@@ -686,9 +703,8 @@ begin
     returning origin, seq_id
   )
   insert into inbox.parked (origin, seq_id, relation, reason, message, change)
-  select c."~o", c."~s", s.relation, c."~reason", c."~message", c.change
+  select c."~o", c."~s", stmt.relation, c."~reason", c."~message", c.change
   from c join logged l on l.origin = c."~o" and l.seq_id = c."~s"
-  cross join inbox.statement s where s.id = statement_id
   on conflict do nothing;
   return 'OK';
 end
@@ -748,7 +764,7 @@ AS $function$
 declare
   r outbox.relation;
   target regclass;
-  column_name text;
+  unknown text[];
   replayed bigint := 0;
 begin
   select * into r from outbox.meet(its_source, schema_name, table_name);
@@ -756,27 +772,15 @@ begin
   select * into r from outbox.relation x where x.id = r.id for update;
   if r.key_columns = declare_key.key_columns then return 0; end if;
 
+  select array_agg(name) into unknown from unnest(declare_key.key_columns) as name where not name = any(r.columns);
+  if cardinality(r.columns) > 0 and unknown is not null then
+    raise exception 'no change of %.% carries the column %', r.source_schema, r.source_table, array_to_string(unknown, ', ')
+      using errcode = 'P0001', hint = format('take from: %s', array_to_string(r.columns, ', '));
+  end if;
+
   target := to_regclass(format('%I.%I', r.target_schema, r.target_table));
   if target is not null and r.created then
-    foreach column_name in array declare_key.key_columns loop
-      execute format('alter table %s add column if not exists %I text', target, column_name);
-    end loop;
-    execute format('truncate %s', target);
-    execute (select coalesce(string_agg(format('alter table %s drop constraint %I', target, c.conname), '; '), 'select 1')
-             from pg_constraint c where c.conrelid = target and c.contype = 'p');
-    execute format('alter table %s add primary key (%s)', target,
-                   (select string_agg(quote_ident(name), ', ' order by place) from unnest(declare_key.key_columns) with ordinality as k(name, place)));
-    delete from inbox.owed o where o.relation = r.id;
-    delete from inbox.shift s where s.relation = r.id;
-    delete from inbox.row_version v where v.relation = r.id;
-    insert into outbox.event (lane, position, seq_id, bytes)
-    select outbox.lane_of(d.lanes, p.schema_name, p.table_name, p.row_key), nextval('outbox.position'), p.seq_id,
-           octet_length(p.producer_payload::text)
-    from auditlog.producer_log p cross join outbox.database d
-    where p.schema_name = r.source_schema and p.table_name = r.source_table
-      and exists (select from inbox.applied a where a.origin = p.origin and a.seq_id = p.seq_id)
-    order by p.seq_id;
-    get diagnostics replayed = row_count;
+    replayed := outbox.rebuild(r, target, declare_key.key_columns);
   elsif target is not null and not exists (
     select from pg_index i
     where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null and i.indexprs is null
@@ -786,14 +790,18 @@ begin
   ) then
     raise exception 'the target table %.% has no unique index on (%)', r.target_schema, r.target_table, array_to_string(declare_key.key_columns, ', ')
       using errcode = 'P0001', hint = format('create unique index on %s (%s)', target, array_to_string(declare_key.key_columns, ', '));
-  elsif r.key_columns is null and exists (select from inbox.statement s where s.relation = r.id) then
-    raise exception 'changes of %.% were already applied without a key', r.source_schema, r.source_table
+  elsif r.key_columns is distinct from declare_key.key_columns and exists (select from inbox.statement s where s.relation = r.id) then
+    raise exception 'changes of %.% were already applied with %', r.source_schema, r.source_table,
+      coalesce('the key ' || array_to_string(r.key_columns, ', '), 'no key')
       using errcode = 'P0001', hint = 'the table is not of this service''s making: load it anew under another name, then declare the key';
   end if;
 
   update outbox.relation x
   set key_columns = declare_key.key_columns, known_from = 'registered'
   where x.id = r.id;
+  update auditlog.producer_log p
+  set row_key = outbox.row_key_of(coalesce(p.clean_payload::json, p.producer_payload), p.operation, p.table_name, declare_key.key_columns)
+  where p.schema_name = r.source_schema and p.table_name = r.source_table;
   return replayed;
 end
 $function$
@@ -828,6 +836,60 @@ CREATE OR REPLACE FUNCTION outbox.primary_key_of(schema_name text, table_name te
  LANGUAGE sql
  STABLE
 RETURN (SELECT array_agg((a.attname)::text ORDER BY k.place) AS array_agg FROM ((((pg_class c JOIN pg_namespace n ON ((n.oid = c.relnamespace))) JOIN pg_index i ON (((i.indrelid = c.oid) AND i.indisprimary))) CROSS JOIN LATERAL unnest((i.indkey)::smallint[]) WITH ORDINALITY k(attnum, place)) JOIN pg_attribute a ON (((a.attrelid = c.oid) AND (a.attnum = k.attnum)))) WHERE ((n.nspname = primary_key_of.schema_name) AND (c.relname = primary_key_of.table_name)))
+;
+
+CREATE OR REPLACE FUNCTION outbox.rebuild(r outbox.relation, target regclass, new_key text[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  ddl text;
+  replayed bigint;
+begin
+  execute format('truncate %s', target);
+  for ddl in
+    select format('alter table %s drop constraint %I', target, c.conname)
+    from pg_constraint c where c.conrelid = target and c.contype = 'p'
+  loop
+    execute ddl;
+  end loop;
+  for ddl in
+    select format('alter table %s alter column %I drop not null', target, a.attname)
+    from pg_attribute a where a.attrelid = target and a.attnum > 0 and a.attnotnull and not a.attisdropped
+  loop
+    execute ddl;
+  end loop;
+  execute format('alter table %s add primary key (%s)', target,
+                 (select string_agg(quote_ident(name), ', ' order by place) from unnest(new_key) with ordinality as k(name, place)));
+  delete from inbox.owed o where o.relation = r.id;
+  delete from inbox.shift s where s.relation = r.id;
+  delete from inbox.parked k where k.relation = r.id;
+  delete from inbox.row_version v where v.relation = r.id;
+  with forgotten as (
+    delete from inbox.applied a using auditlog.producer_log p
+    where a.origin = p.origin and a.seq_id = p.seq_id and p.schema_name = r.source_schema and p.table_name = r.source_table
+    returning p.seq_id, octet_length(coalesce(p.clean_payload, p.producer_payload::text)) as bytes,
+      outbox.row_key_of(coalesce(p.clean_payload::json, p.producer_payload), p.operation, p.table_name, new_key) as row_key
+  ), again as (
+    insert into outbox.event (lane, position, seq_id, bytes)
+    select outbox.lane_of(d.lanes, r.source_schema, r.source_table, f.row_key), nextval('outbox.position'), f.seq_id, f.bytes
+    from (select pg_current_xact_id()) x cross join forgotten f cross join outbox.database d order by f.seq_id
+    returning seq_id
+  ), back as (
+    update auditlog.settled s set up_to = least(s.up_to, (select min(seq_id) from again) - 1)
+    where exists (select from again)
+  )
+  select count(*) into replayed from again;
+  return replayed;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION outbox.row_key_of(payload json, operation text, table_name text, key_columns text[])
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN (SELECT CASE WHEN bool_and((v.value IS NOT NULL)) THEN (('['::text || string_agg((to_json(rtrim(v.value)))::text, ','::text ORDER BY k.place)) || ']'::text) ELSE NULL::text END AS "case" FROM ((unnest(row_key_of.key_columns) WITH ORDINALITY k(name, place) CROSS JOIN LATERAL (SELECT (COALESCE((row_key_of.payload -> 'DATA'::text), ((row_key_of.payload -> row_key_of.table_name) -> row_key_of.operation)) -> k.name) AS node) n) CROSS JOIN LATERAL (SELECT CASE json_typeof(n.node) WHEN 'object'::text THEN (n.node ->> 'old'::text) WHEN 'null'::text THEN NULL::text ELSE (n.node #>> '{}'::text[]) END AS value) v))
 ;
 
 CREATE TRIGGER relation_revision BEFORE UPDATE ON outbox.relation FOR EACH ROW EXECUTE FUNCTION outbox.count_revision();

@@ -91,6 +91,7 @@ create table inbox.shift (
 
 -- Where each consumer group stands, in the transaction of the effects. Kafka's committed offset is only a mirror.
 -- The last record's identity tells a re-created topic from the one that was read.
+-- waiting_*: why the partition does not move, and at which change, as the consumer last met it.
 create table inbox.position (
   consumer_group text not null,
   topic text not null,
@@ -102,6 +103,9 @@ create table inbox.position (
   holder text not null,
   term bigint not null default 1,
   raised_at timestamptz not null default clock_timestamp(),
+  waiting_since timestamptz,
+  waiting_for text,
+  waiting_seq_id bigint,
   primary key (consumer_group, topic, partition)
 ) with (fillfactor = 50);
 
@@ -380,6 +384,17 @@ end
 $$;
 create index row_version_behind on inbox.row_version (relation) where behind is not null;
 
+-- True while the relation is as it was when its statements were made; holds it so until the end of the transaction.
+-- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
+create function inbox.is_current(stmt inbox.statement) returns boolean
+language plpgsql volatile as $$
+begin
+  perform pg_advisory_xact_lock_shared(7161, stmt.relation);
+  perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
+  return found;
+end
+$$;
+
 -- What the consumer sends for one relation of a batch: one statement, atomic without a client-side transaction.
 -- outcome: OK, FENCED (another holder has the partition), STALE (the relation changed, or was stopped: look again).
 -- next_offset null: other relations of the same batch are still to come, the position stays.
@@ -398,11 +413,8 @@ begin
 
   if statement_id is not null then
     select s.* into stmt from inbox.statement s where s.id = statement_id;
-    -- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
-    perform pg_advisory_xact_lock_shared(7161, stmt.relation);
     outcome := 'STALE';
-    perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
-    if not found then return; end if;
+    if not inbox.is_current(stmt) then return; end if;
     if stmt.keyed then
       superseded := inbox.apply_rows(stmt, changes, its_partition);
     else
@@ -413,7 +425,8 @@ begin
   if its_next is not null then
     update inbox.position p
     set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
-        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id)
+        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id),
+        waiting_since = null, waiting_for = null, waiting_seq_id = null
     where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
   end if;
   outcome := 'OK';
@@ -424,8 +437,12 @@ $$;
 create function inbox.park(
   its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json
 ) returns text language plpgsql volatile as $$
+declare
+  stmt inbox.statement;
 begin
   if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
+  select s.* into stmt from inbox.statement s where s.id = statement_id;
+  if not inbox.is_current(stmt) then return 'STALE'; end if;
   with c as (
     select distinct on (x."~o", x."~s") x.*, e.change
     from json_array_elements(changes) as e(change)
@@ -438,9 +455,8 @@ begin
     returning origin, seq_id
   )
   insert into inbox.parked (origin, seq_id, relation, reason, message, change)
-  select c."~o", c."~s", s.relation, c."~reason", c."~message", c.change
+  select c."~o", c."~s", stmt.relation, c."~reason", c."~message", c.change
   from c join logged l on l.origin = c."~o" and l.seq_id = c."~s"
-  cross join inbox.statement s where s.id = statement_id
   on conflict do nothing;
   return 'OK';
 end

@@ -34,6 +34,10 @@ export type PartitionPosition = {
   holder: string
   term: string
   raised_at: string
+  /** Why the partition does not move, since when, and at which change; null while it moves. */
+  waiting_since: string | null
+  waiting_for: string | null
+  waiting_seq_id: string | null
 }
 
 export type RelationLine = {
@@ -154,7 +158,7 @@ async function floor(sql: Sql): Promise<Status['floor']> {
 
 function positions(sql: Sql): PromiseLike<PartitionPosition[]> {
   return sql<PartitionPosition[]>`
-    select consumer_group, topic, partition, next_offset, last_seq_id, holder, term, raised_at
+    select consumer_group, topic, partition, next_offset, last_seq_id, holder, term, raised_at, waiting_since, waiting_for, waiting_seq_id
     from inbox.position order by consumer_group, topic, partition`
 }
 

@@ -49,6 +49,7 @@ export type Applied = {
 export type SetAside = { reason: string; message: string; key: string | null; attempts: number; parked_at: string }
 
 /** The newest version the change's row has seen. `newer` is true where that is not this change. */
+export type HeldUp = { partition: number; since: string; why: string }
 export type RowVersion = { key: string; epoch: number; time: string; seq: string; deleted: boolean; parked: boolean; newer: boolean }
 
 /** Milliseconds of each step; null where the step has not happened. */
@@ -61,6 +62,8 @@ export type Trace = {
   published: Published[]
   applied: Applied | null
   parked: SetAside | null
+  /** The partition that waits at this change, and why. */
+  held_up: HeldUp | null
   row_version: RowVersion | null
   rejected: { id: string; received_at: string; reason: string }[]
   lags: Lags
@@ -74,6 +77,7 @@ export async function traceOf(sql: Sql, seqId: string): Promise<Trace | undefine
   const published = [...await publishedOf(sql, seqId)]
   const [applied] = await appliedOf(sql, received.origin, seqId)
   const [parked] = await parkedOf(sql, received.origin, seqId)
+  const [heldUp] = await heldUpOf(sql, seqId)
   const [rowVersion] = await rowVersionOf(sql, received, parked?.key ?? null)
   const rejected = [...await rejectedOf(sql, seqId)]
   const [lags] = await lagsOf(sql, received, published, applied)
@@ -83,6 +87,7 @@ export async function traceOf(sql: Sql, seqId: string): Promise<Trace | undefine
     published,
     applied: applied ?? null,
     parked: parked ?? null,
+    held_up: heldUp ?? null,
     row_version: rowVersion ?? null,
     rejected,
     lags: lags ?? { source_to_received: null, received_to_published: null, published_to_applied: null, received_to_applied: null },
@@ -119,6 +124,11 @@ function appliedOf(sql: Sql, origin: number, seqId: string): PromiseLike<Applied
   return sql<Applied[]>`
     select consumer_deploy_status, consumer_failure_log, consumer_update_time, attempt, destination, partition, "offset", consumer_query
     from auditlog.consumer_log where origin = ${origin} and seq_id = ${seqId}`
+}
+
+function heldUpOf(sql: Sql, seqId: string): PromiseLike<HeldUp[]> {
+  return sql<HeldUp[]>`
+    select partition, waiting_since as since, waiting_for as why from inbox.position where waiting_seq_id = ${seqId}`
 }
 
 function parkedOf(sql: Sql, origin: number, seqId: string): PromiseLike<SetAside[]> {

@@ -104,8 +104,8 @@ async function runAva(stack: Stack, template: string, args: string[]): Promise<O
   }
   const { code, output } = await run([join(modules, 'ava', 'entrypoints', 'cli.js'), '--tap', ...args], environment, read)
   clearTimeout(watchdog)
-  // A test file that cannot be read, or none at all, is a failure that TAP does not always count.
-  if (code !== 0 && !outcomes.some(({ state }) => state === 'failed')) {
+  // A test file that cannot be read, or no test at all, is a failure that TAP does not count.
+  if (outcomes.length === 0 || (code !== 0 && !outcomes.some(({ state }) => state === 'failed'))) {
     outcomes.push({ title: `${ended}, code ${code}`, state: 'failed', details: output.slice(-8000) })
   }
   return outcomes

@@ -1,7 +1,7 @@
 import { DeltapostError } from '../outbox/errors.ts'
 import { migrate } from '../services/jobs/migrate.ts'
 import { type Config, processEnvironment, readConfig } from '../services/runtime/config.ts'
-import { type Environment, removeRunningStack, STATE_FOLDER, withUnused, writeRunningStack } from './commands/environment.ts'
+import { type Environment, removeRunningStack, runningStack, STATE_FOLDER, withUnused, writeRunningStack } from './commands/environment.ts'
 import { say } from './commands/print.ts'
 import { keepRunning, readable, type RoleProcess } from './commands/role-process.ts'
 import { type Role, ROLES } from './commands/serve.ts'
@@ -15,6 +15,10 @@ export async function up(options: UpOptions): Promise<number> {
   const begun = performance.now()
   const environment = processEnvironment()
   const config = readConfig(withUnused(environment, ['DATABASE_URL', 'KAFKA_BROKERS']))
+  const other = runningStack()
+  if (other !== undefined) {
+    throw new DeltapostError('STACK_IN_USE', `npm run up runs here already (process ${other.pid}), with its listener at ${other.listener}`, 'end it with Ctrl-C first, or use it')
+  }
   if (config.port !== 0 && !(await isFree(config.port))) {
     throw new DeltapostError('PORT_TAKEN', `port ${config.port} of the listener is taken`, `PORT=${config.port + 1} npm run up, or stop what listens there`)
   }

@@ -90,6 +90,7 @@ async function checkSchema(sql: Sql): Promise<Check[]> {
   if (missing.length > 0) return [{ name: 'schema', result: 'fail', told: `lacks ${missing.join(', ')}`, fix: 'npm run migrate' }]
   const status = await statusOf(sql)
   const stopped = status.relations.filter(({ state }) => state === 'STOPPED')
+  const stuck = status.positions.filter(({ waiting_for: why }) => why !== null)
   const waiting = status.rejected_waiting.count
   return [
     { name: 'schema', result: 'ok', told: 'complete' },
@@ -105,6 +106,9 @@ async function checkSchema(sql: Sql): Promise<Check[]> {
           name: 'relations', result: 'fail', told: stopped.map(({ source, stop_reason }) => `${source} is stopped: ${stop_reason ?? 'no reason'}`).join('; '),
           fix: 'mend what the reason names; deltapost schema list shows the state',
         },
+    stuck.length === 0
+      ? { name: 'consumers', result: 'ok', told: `${status.positions.length} partitions read, none waits` }
+      : { name: 'consumers', result: 'fail', told: stuck.map(({ waiting_for: why }) => why).join('; '), fix: 'mend the target as deltapost event show SEQ_ID explains; the partition goes on by itself' },
     waiting === 0
       ? { name: 'rejected', result: 'ok', told: 'none waits' }
       : { name: 'rejected', result: 'warning', told: `${waiting} posts wait for a person`, fix: 'deltapost rejected list' },

@@ -45,7 +45,7 @@ export function environmentOfRunning(): Environment {
   if (isSet(environment, 'DATABASE_URL')) return environment
   const stack = runningStack()
   if (stack === undefined) return environment
-  process.stderr.write(`using the servers of process ${stack.pid} (${FILE}); DATABASE_URL is not set\n`)
+  process.stderr.write(`the servers are those of npm run up (process ${stack.pid})\n`)
   return {
     ...environment,
     DATABASE_URL: stack.database,

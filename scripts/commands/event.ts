@@ -21,7 +21,7 @@ Examples:
     .action(async (id: string, { full, json }: { full?: true; json?: true }) => {
       const trace = await withDatabase((sql) => traceOf(sql, id))
       if (trace === undefined) {
-        throw new DeltapostError('NO_SUCH_CHANGE', `no change ${id} was received in this database`, 'deltapost rejected list, if its answer was not 200')
+        throw new DeltapostError('NO_SUCH_CHANGE', `no change has the number ${id}: repeats and rejected posts use up numbers too`, 'take the seq_id of the answer; deltapost rejected list shows what was not accepted')
       }
       const shown = full === true ? trace : { ...trace, received: { ...trace.received, payload: cut(trace.received.payload) } }
       if (json === true) sayJson(shown)
@@ -48,6 +48,10 @@ export function showTrace(trace: Trace): void {
     say('applied')
     sayFields({ ...applied, 'after publishing': lag(lags.published_to_applied), 'after receipt': lag(lags.received_to_applied) })
     say(`statement\n  ${query.replaceAll('\n', '\n  ')}`)
+  }
+  if (trace.held_up !== null) {
+    say('holds up its partition')
+    sayFields(trace.held_up)
   }
   if (trace.parked !== null) {
     say('parked')

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 
 import { DeltapostError } from '../../outbox/errors.ts'
@@ -66,8 +67,11 @@ async function show(id: string, { raw, json }: { raw?: true; json?: true }): Pro
 }
 
 async function retry(id: string, options: { file?: string; listener?: string }): Promise<void> {
-  const bytes = options.file === undefined ? undefined : readFileSync(options.file)
+  const bytes = options.file === undefined ? undefined : bytesOf(options.file)
   const listener = options.listener ?? listenerAddress()
+  if (!URL.canParse(listener) || !/^https?:/.test(listener)) {
+    throw new DeltapostError('LISTENER_UNREACHABLE', `${listener} is not the address of a listener`, '--listener http://127.0.0.1:8080')
+  }
   const posted = await withDatabase((sql) => retryRejected(id, bytes, { sql, post: (path, headers, body) => postAgain(listener, path, headers, body) }), databaseAddress())
   if (posted === undefined) throw missing(id)
   if (posted.seqIds.length > 0) say(`accepted: ${posted.seqIds.join(', ')}`)
@@ -76,6 +80,14 @@ async function retry(id: string, options: { file?: string; listener?: string }):
     'REJECTED_AGAIN', `it was rejected again, as ${posted.rejected.join(', ')}`,
     `deltapost rejected show ${posted.rejected[0] ?? id}, then retry it with --file`,
   )
+}
+
+function bytesOf(file: string): Buffer {
+  try {
+    return readFileSync(file)
+  } catch (cause) {
+    throw new DeltapostError('FILE_UNREADABLE', `${resolve(file)} cannot be read`, 'name the file with its whole path', { cause })
+  }
 }
 
 /** A connection refused here is the listener's, not the database's. */

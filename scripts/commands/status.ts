@@ -36,7 +36,9 @@ function show(status: Status): void {
   say(`relays (${status.free_lanes} lanes free)`)
   sayTable(status.relays, 'none is alive: deltapost serve relay')
   say('consumers')
-  sayTable(status.positions, 'none has read yet: deltapost serve consumer')
+  sayTable(status.positions.map(({ waiting_for: why, waiting_since: since, waiting_seq_id: seqId, ...position }) =>
+    ({ ...position, waits: why === null ? undefined : `at ${seqId ?? '-'} since ${since ?? '-'}` })), 'none has read yet: deltapost serve consumer')
+  for (const { topic, partition, waiting_for: why } of status.positions) if (why !== null) say(`  ${topic}/${partition} waits: ${why}`)
   say('relations')
   sayTable(status.relations.map((relation) => ({ ...relation, key_columns: relation.key_columns?.join(', ') })), 'none was met yet')
   say('storage')

@@ -27,13 +27,23 @@ export type Outcome = 'OK' | 'FENCED'
 
 /** One change cannot be applied. It stops its partition here; nothing before it is held up and nothing after it is lost. */
 export class ChangeRefused extends DeltapostError {
+  readonly seqId: string
+
   constructor(arrival: Arrival, holding: Holding, cause: unknown) {
     const { origin, seqId } = arrival.identity
     super('CHANGE_REFUSED',
-      `Postgres refuses change ${origin}:${seqId} of ${arrival.change.schema}.${arrival.change.table} (SQLSTATE ${sqlstateOf(cause) ?? 'none'}); `
+      `Postgres refuses change ${origin}:${seqId} of ${arrival.change.schema}.${arrival.change.table} (${refusalOf(cause)}); `
       + `partition ${holding.partition} of ${holding.topic} waits at offset ${arrival.offset}`,
       `npm run cli -- event show ${seqId}, then mend the target table; the partition goes on by itself`, { cause })
+    this.seqId = seqId
   }
+}
+
+/** What refused it, by name; the server's message and detail quote values of the row. */
+function refusalOf(cause: unknown): string {
+  const names = ['constraint_name', 'column_name', 'table_name'] as const
+  const fields = cause instanceof Error ? names.flatMap((name) => name in cause ? [`${name.replace('_name', '')} ${String(cause[name as keyof Error])}`] : []) : []
+  return [`SQLSTATE ${sqlstateOf(cause) ?? 'none'}`, ...fields].join(', ')
 }
 
 /**
@@ -102,10 +112,10 @@ async function applyPrepared(
     }
   }
   if (asides.length > 0) {
-    const [row] = await parts.slot.run((sql) => sql<{ park: string }[]>`
+    const [row] = await parts.slot.run((sql) => sql<{ park: Outcome | 'STALE' }[]>`
       select inbox.park(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term}, ${prepared.statementId},
         ${JSON.stringify(asides)}::text::json)`)
-    if (row?.park !== 'OK') return 'FENCED'
+    if (row === undefined || row.park !== 'OK') return row?.park ?? 'FENCED'
   }
   if (elements.length === 0) return end === undefined ? 'OK' : storePosition(parts.slot, holding, end.nextOffset, end.last)
   const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE'; superseded: number[] | null }[]>`

@@ -4,12 +4,12 @@ import { decodeIdentity } from '../../outbox/record.ts'
 import type { Log } from '../runtime/log.ts'
 import { isEnvironment } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { applyArrivals } from './apply.ts'
+import { applyArrivals, ChangeRefused } from './apply.ts'
 import type { ApplyParts, Holding } from './apply.ts'
 import { readArrival } from './arrival.ts'
 import type { ConsumedRecord, Foreign } from './arrival.ts'
 import type { Arrival } from './element.ts'
-import { raiseTerm } from './position.ts'
+import { raiseTerm, storeWaiting } from './position.ts'
 import { openSession, startOf } from './session.ts'
 import type { Session } from './session.ts'
 
@@ -70,6 +70,7 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
     const tries = (memory.failures.get(name) ?? 0) + 1
     memory.failures.set(name, tries)
     logFailure(parts.log, batch.topic, batch.partition, tries, error)
+    await noteWaiting(parts, slot, memory.sessions.get(name), payload, error)
     const resume = pause()
     setTimeout(resume, Math.min(backOff.first * 2 ** (tries - 1), backOff.most)).unref()
     return
@@ -80,6 +81,18 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
   await beat // what a heartbeat says of the group is for kafkajs to act on
   await heartbeat()
   await mirror(memory, payload)
+}
+
+/** Writes down why the partition does not move, for status, doctor and event show. Where the database is away nobody can look. */
+async function noteWaiting(parts: LoopParts, slot: Slot, session: Session | undefined, { batch }: EachBatchPayload, error: unknown): Promise<void> {
+  if (session === undefined || error instanceof Fenced || isEnvironment(error)) return
+  const seqId = error instanceof ChangeRefused ? error.seqId : null
+  const why = error instanceof Error ? error.message : String(error)
+  try {
+    await slot.run((sql) => storeWaiting(sql, { group: parts.group, topic: batch.topic, partition: batch.partition, term: session.term }, why, seqId))
+  } catch (failure) {
+    parts.log.debug({ error: failure }, 'why the partition waits could not be stored')
+  }
 }
 
 async function mirror(memory: Memory, payload: EachBatchPayload): Promise<void> {

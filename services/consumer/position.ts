@@ -30,3 +30,13 @@ export async function raiseTerm(sql: Sql, group: string, topic: string, partitio
     lastSeqId: row.seqId,
   }
 }
+
+/** Stores why the partition does not move, and at which change; the next successful call takes it away. */
+export async function storeWaiting(
+  sql: Sql, at: { group: string; topic: string; partition: number; term: string }, why: string, seqId: string | null,
+): Promise<void> {
+  await sql`
+    update inbox.position p
+    set waiting_since = coalesce(p.waiting_since, clock_timestamp()), waiting_for = ${why}, waiting_seq_id = ${seqId}
+    where p.consumer_group = ${at.group} and p.topic = ${at.topic} and p.partition = ${at.partition} and p.term = ${at.term}`
+}

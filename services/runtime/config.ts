@@ -28,7 +28,7 @@ type Environment = Readonly<Record<string, string | undefined>>
 /** All that is wrong with the environment, at once. Exit code 2. */
 export class ConfigError extends Error {
   readonly code = 'CONFIG_INVALID'
-  readonly remedy = 'set the variables named above in the environment or in .env, then start again'
+  readonly remedy = 'set the variables named above in the environment or in .env; npm run up starts servers of its own and needs none'
   readonly faults: readonly string[]
 
   constructor(faults: readonly string[]) {

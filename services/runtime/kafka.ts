@@ -165,6 +165,10 @@ function typeOf(error: unknown): string {
 
 const REPEAT_AFTER = 30_000
 
+// A topic is asked for before it is created, by two roles at once; a new broker makes its coordinator at the first
+// question for it; a crash is told by whoever supervises the consumer.
+const EXPECTED = /does not host this topic-partition|Topic creation errors|group coordinator is not available|coordinator is loading|rebalancing/i
+
 /**
  * kafkajs's own log lines. Its errors are warnings here: the loops log what matters, once per change of state. The same
  * line comes at most every 30 seconds; numbers in it (ids, ports of a try) do not make it another one.
@@ -179,8 +183,7 @@ function logOf(log: Log): (entry: LogEntry) => void {
     if (seen.size > 200) seen.clear()
     seen.set(line, now)
     const fields = { kafkajs: namespace, ...(typeof broker === 'string' ? { broker } : {}), ...(typeof error === 'string' ? { reason: error } : {}) }
-    // A topic that is not there yet is asked for before it is created.
-    const expected = error === 'This server does not host this topic-partition'
+    const expected = /^Crash/.test(message) || (typeof error === 'string' && EXPECTED.test(error))
     if (level <= kafkajs.logLevel.WARN && !expected) log.warn(fields, message)
     else log.debug(fields, message)
   }

@@ -4,6 +4,9 @@ import test from 'ava'
 
 const MODULES = [join(import.meta.dirname, 'shutdown.ts'), join(import.meta.dirname, 'log.ts')].map((path) => JSON.stringify(path))
 
+const children = new Set<ChildProcess>()
+test.after.always(() => { for (const child of children) child.kill('SIGKILL') })
+
 /** A process that says `ready`, and whose body runs with `signal` in scope; gives its exit code and output. */
 function start(body: string, limit: number, stdio: 'ipc' | 'ignore' = 'ignore'): { child: ChildProcess; ready: Promise<void>; ended: Promise<{ code: number | null; output: string }> } {
   const script = `
@@ -13,6 +16,7 @@ function start(body: string, limit: number, stdio: 'ipc' | 'ignore' = 'ignore'):
     console.log('ready')
     ${body}`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit', stdio] })
+  children.add(child)
   let output = ''
   const ready = Promise.withResolvers<void>()
   child.stdout?.setEncoding('utf8').on('data', (text: string) => {
