@@ -98,7 +98,7 @@ test('doctor is content with a migrated database and a broker, and status and li
   t.deepEqual(JSON.parse((await cli(['rejected', 'list', '--json'], environment)).out), [])
   const missing = await cli(['event', 'show', '4711'], environment)
   t.is(missing.code, 1)
-  t.regex(missing.err, /^Error: no change 4711 was received.*\nTry: /)
+  t.regex(missing.err, /^Error: no change has the number 4711.*\nTry: /)
 })
 
 test('without DATABASE_URL the up of this folder is used, which is said; one that is gone is not', async (t) => {
@@ -115,7 +115,7 @@ test('without DATABASE_URL the up of this folder is used, which is said; one tha
   write(process.pid)
   const used = await cli(['status'], {}, folder)
   t.is(used.code, 0, used.err)
-  t.regex(used.err, new RegExp(`using the servers of process ${process.pid} `))
+  t.regex(used.err, new RegExp(`the servers are those of npm run up .process ${process.pid}.`))
   // Above the highest process number that Linux gives.
   write(4_194_305)
   t.is((await cli(['status'], {}, folder)).code, 2)
