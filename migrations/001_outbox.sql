@@ -99,7 +99,7 @@ return (
   join pg_namespace n on n.oid = c.relnamespace
   join pg_index i on i.indrelid = c.oid and i.indisprimary
   cross join lateral unnest(i.indkey::int2[]) with ordinality as k(attnum, place)
-  join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+  join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum and k.place <= i.indnkeyatts
   where n.nspname = schema_name and c.relname = table_name
 );
 

@@ -39,7 +39,8 @@ create table inbox.statement (
   old_keys text,
   partial text,
   fill text,
-  leave text not null
+  leave text not null,
+  target_shape uuid
 );
 comment on column inbox.statement.guard is 'keyed: upserts row_version and logs; without a key: the net of copies per row image';
 comment on column inbox.statement.leave is 'keyed: deletes the row a key change left, if it equals the before-image; without a key: deletes copies';
@@ -77,7 +78,7 @@ create table inbox.parked (
 create index parked_row on inbox.parked (relation, key);
 
 -- Key changes by the key they left, until a newer version of that key settles them: the row that stands there goes
--- whenever it equals the before-image.
+-- whenever it equals the before-image. taken: it went; what the same row underwent before it left comes too late.
 create table inbox.shift (
   relation integer not null,
   key text not null,
@@ -86,6 +87,7 @@ create table inbox.shift (
   epoch integer not null,
   time bigint not null,
   change json not null,
+  taken boolean not null default false,
   primary key (relation, key, epoch, time, seq_id, origin)
 );
 
@@ -155,6 +157,8 @@ begin
   if gone > 0 then
     update inbox.row_version r set deleted = true, behind = null
     where r.relation = stmt.relation and r.key = its_key;
+    update inbox.shift x set taken = true
+    where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
     return 'left';
   end if;
   return case when found_rows > 0 then 'shifted' else 'absent' end;
@@ -189,6 +193,7 @@ returns integer language plpgsql volatile as $$
 declare
   names text[];
 begin
+  if change ->> '~op' = 'DELETE' then return 0; end if; -- it carries nothing: the insert that follows it does
   select array_agg(b.name) into names
   from inbox.row_version r cross join lateral jsonb_each(r.behind) as b(name, at)
   where r.relation = stmt.relation and r.key = its_key and r.behind is not null
@@ -226,7 +231,13 @@ begin
     set origin = el.o, epoch = el.e, time = el.t, seq = el.s, deleted = (el.op = 'DELETE'),
         behind = case when el.u is not null then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, el.u) end
     where v.relation = stmt.relation and v.key = el.key;
-    if el.u is null then
+    -- The row left by a later key change: an update in place is of its past, and would bring it back.
+    if r.deleted and el.op = 'UPDATE' and coalesce(el.old_key = el.key, true) and exists (
+      select from inbox.shift x where x.relation = stmt.relation and x.key = el.key and x.taken
+        and (x.epoch, x.time, x.seq_id) > (el.e, el.t, el.s)
+    ) then
+      update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = el.key;
+    elsif el.u is null then
       execute stmt.consumer_query using doc, array[el.i];
     else
       execute stmt.partial using doc, array[el.i];
@@ -384,13 +395,26 @@ end
 $$;
 create index row_version_behind on inbox.row_version (relation) where behind is not null;
 
--- True while the relation is as it was when its statements were made; holds it so until the end of the transaction.
+-- What the statements of a target were made from: its columns with types, modifiers, NOT NULL and what generates them.
+create function inbox.shape_of(schema_name text, table_name text) returns uuid
+language sql stable
+return (
+  select md5(string_agg(format('%s %s:%s %s %s%s', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), ',' order by a.attnum))::uuid
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  where n.nspname = schema_name and c.relname = table_name
+);
+
+-- True while relation and target are as they were when the statements were made; holds the relation it so until the end of the transaction.
 -- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
 create function inbox.is_current(stmt inbox.statement) returns boolean
 language plpgsql volatile as $$
 begin
   perform pg_advisory_xact_lock_shared(7161, stmt.relation);
-  perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
+  perform 1 from outbox.relation r
+  where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE'
+    and inbox.shape_of(stmt.schema_name, stmt.table_name) is not distinct from stmt.target_shape;
   return found;
 end
 $$;

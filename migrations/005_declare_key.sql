@@ -42,7 +42,8 @@ begin
     select from pg_index i
     where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null and i.indexprs is null
       and (select array_agg(a.attname::text order by a.attname) from pg_attribute a
-           where a.attrelid = target and a.attnum = any(i.indkey::int2[]))
+           join unnest(i.indkey::int2[]) with ordinality as k(attnum, place) on k.attnum = a.attnum and k.place <= i.indnkeyatts
+           where a.attrelid = target)
         = (select array_agg(name order by name) from unnest(declare_key.key_columns) as name)
   ) then
     raise exception 'the target table %.% has no unique index on (%)', r.target_schema, r.target_table, array_to_string(declare_key.key_columns, ', ')

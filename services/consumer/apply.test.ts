@@ -74,6 +74,16 @@ test('a key change that meets another row at its old key is parked as KEY_SHIFT 
   t.deepEqual(await rows('select * from inbox.parked'), [])
 })
 
+test('I7 late partial images of a row that has left its key leave no ghost there', async (t) => {
+  const { apply, rows } = await rig(t, account)
+  const same: [string, string] = ['1', '1']
+  await apply(0, arrival('account', 'UPDATE', 50, { id: ['1', '2'], name: ['a', 'a'], photo: ['p', 'p'] }))
+  await apply(0, arrival('account', 'INSERT', 10, { id: '1', name: 'a', photo: 'p' }))
+  await apply(0, arrival('account', 'UPDATE', 20, { id: same, name: ['a', 'b'] }))
+  await apply(0, arrival('account', 'UPDATE', 30, { id: same, name: ['b', 'a'] }))
+  t.deepEqual(await rows('select id, name, photo from app.account'), [{ id: 2, name: 'a', photo: 'p' }])
+})
+
 test('I7 a partial image erases nothing, in one batch or in several, in any order', async (t) => {
   const { apply, rows } = await rig(t, account)
   for (const [at, order] of permutations([0, 1, 2, 3]).entries()) {

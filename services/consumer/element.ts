@@ -15,6 +15,8 @@ export type Arrival = {
 export type ElementShape = {
   columns: ReadonlyMap<string, TargetColumn>
   key: readonly string[]
+  /** Columns the source was seen to have; the others are the target's own. */
+  seen: ReadonlySet<string>
 }
 
 /** One change as inbox.apply takes it: "~" members for what it is, the columns' new values as text beside them. */
@@ -45,9 +47,9 @@ export function buildElement(arrival: Arrival, shape: ElementShape): Element {
     const type = shape.columns.get(column.name)
     // Without a key the row is its image: what an update does not carry is what it was before.
     const value = column.new ?? (shape.key.length === 0 && column.new === undefined ? column.old : column.new)
-    if (type === undefined || value === undefined || isUnfetched(value, type)) continue
+    if (type === undefined || value === undefined || isUnfetched(value, type) || bothUnfetched(column, shape)) continue
     carried.add(column.name)
-    element[column.name] = toText(value, type, change.operation)
+    element[column.name] = toText(value, type, change.operation, shape)
   }
   const uncarried = [...shape.columns.values()].filter((column) =>
     !carried.has(column.name) && (change.operation === 'UPDATE' || isUnfetched(named(change, column.name)?.new, column)))
@@ -73,9 +75,7 @@ export function setAside(arrival: Arrival, shape: ElementShape, tolerance: numbe
       message: `the source's TIME is ${Math.round(ahead / 1_000)} s later than its receipt; applied, it would make every true change look old`,
     }
   }
-  if (shape.key.length === 0 && arrival.change.operation !== 'INSERT' && !arrival.change.columns.some((column) => column.old !== undefined)) {
-    return { reason: 'NO_KEY', message: 'the table has no key and the change no before-image: there is no telling which row it means' }
-  }
+  if (shape.key.length === 0) return withoutKey(arrival, shape)
   const image = arrival.change.operation === 'DELETE' ? 'old' : 'new'
   const missing = shape.key.filter((name) => {
     const value = named(arrival.change, name)?.[image]
@@ -88,14 +88,26 @@ export function setAside(arrival: Arrival, shape: ElementShape, tolerance: numbe
   return { reason: 'NO_KEY', message: `the change does not carry the key column ${missing.join(', ')}` }
 }
 
+/** Without a key the whole row must be there, or there is no telling which one is meant. */
+function withoutKey(arrival: Arrival, shape: ElementShape): SetAside | undefined {
+  const { operation, columns } = arrival.change
+  const unread = columns.some((column) => {
+    const type = shape.columns.get(column.name)
+    return type !== undefined && (isUnfetched(column.old, type) || (operation !== 'INSERT' && isUnfetched(column.new, type)))
+  })
+  const lacking = operation === 'UPDATE' && (lacksColumns(arrival, shape) || columns.every((column) => column.old === undefined))
+  if (!unread && !lacking) return undefined
+  return { reason: 'NO_KEY', message: 'the table has no key and the change does not carry the whole row: declare the key, or send all columns' }
+}
+
 function named(change: Change, name: string): Column | undefined {
   return change.columns.find((column) => column.name === name)
 }
 
 function lacksColumns(arrival: Arrival, shape: ElementShape): boolean {
-  return [...shape.columns.values()].some((column) => {
-    const value = named(arrival.change, column.name)?.new
-    return value === undefined || isUnfetched(value, column)
+  return [...shape.columns.values()].filter((column) => shape.seen.has(column.name)).some((column) => {
+    const there = named(arrival.change, column.name)
+    return there?.new === undefined || isUnfetched(there.new, column) || bothUnfetched(there, shape)
   })
 }
 
@@ -106,7 +118,7 @@ function withDeleted(element: Element, columns: readonly Column[], shape: Elemen
   }
   for (const column of columns) {
     const type = shape.columns.get(column.name)
-    if (type !== undefined && shape.key.includes(column.name)) element[column.name] = toText(column.old ?? null, type, 'DELETE')
+    if (type !== undefined && shape.key.includes(column.name)) element[column.name] = toText(column.old ?? null, type, 'DELETE', shape)
   }
   return element
 }
@@ -122,8 +134,10 @@ function imageBefore(columns: readonly Column[], shape: ElementShape): Element {
   const image: Element = Object.create(null) as Element
   for (const column of columns) {
     const type = shape.columns.get(column.name)
-    if (type === undefined || column.old === undefined || isUnfetched(column.old, type)) continue
-    image[column.name] = toText(column.old, type, column.new === undefined ? 'DELETE' : 'UPDATE')
+    // A plain value in an update is one that did not change; of a key, or where there is none, it tells which row is meant.
+    const old = column.old === undefined && (shape.key.length === 0 || shape.key.includes(column.name)) ? column.new : column.old
+    if (type === undefined || old === undefined || isUnfetched(old, type) || bothUnfetched(column, shape)) continue
+    image[column.name] = toText(old, type, column.new === undefined ? 'DELETE' : 'UPDATE', shape)
   }
   return image
 }
@@ -133,14 +147,19 @@ function isUnfetched(value: Value | undefined, type: TargetColumn): boolean {
   return type.base === 'bytea' && (value === 'unsupportedtype' || value === 'error')
 }
 
+/** Said of both sides of an update it cannot be news in any type: a text that did not change, or one that was not read. */
+function bothUnfetched(column: Column, shape: ElementShape): boolean {
+  return shape.key.length > 0 && column.old === column.new && (column.new === 'unsupportedtype' || column.new === 'error')
+}
+
 /**
  * The text the column's input function takes.
  *
- * An UPDATE of the Informix sender writes null as the text NULL, which a NOT NULL column can only mean literally.
+ * An UPDATE of the Informix sender writes null as the text NULL, which a NOT NULL or key column can only mean literally.
  */
-function toText(value: Value, type: TargetColumn, operation: Change['operation']): Value {
+function toText(value: Value, type: TargetColumn, operation: Change['operation'], shape: ElementShape): Value {
   if (value === null) return null
-  if (operation === 'UPDATE' && value === 'NULL' && !type.notNull) return null
+  if (operation === 'UPDATE' && value === 'NULL' && !type.notNull && !shape.key.includes(type.name)) return null
   return type.base === 'bytea' ? toBytea(value) : value
 }
 

@@ -109,13 +109,16 @@ function nameOf({ batch }: EachBatchPayload): string {
 /** Returns the next offset to read, or undefined where the partition is to be read from elsewhere or is not ours. */
 async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, slot: Slot, payload: EachBatchPayload): Promise<bigint | undefined> {
   const { topic, partition, messages } = payload.batch
-  const session = sessions.get(nameOf(payload)) ?? await begin(parts, sessions, slot, payload)
   const first = messages[0]!
+  const known = sessions.get(nameOf(payload))
+  // Nobody sought, yet it comes from below: Kafka answered 'offset out of range', so this is another log. Look again.
+  const session = known === undefined || (known.verified && BigInt(first.offset) < known.from)
+    ? await begin(parts, sessions, slot, payload) : known
   if (!session.verified) {
-    const { lastOffset } = session.position
-    if (!session.sought && lastOffset !== null && first.offset !== lastOffset.toString()) {
+    const last = session.position.lastOffset ?? 0n // nothing applied yet: from the earliest, whatever Kafka has committed
+    if (!session.sought && first.offset !== last.toString()) {
       session.sought = true
-      parts.seek(topic, partition, lastOffset)
+      parts.seek(topic, partition, last)
       return undefined
     }
     const start = startOf(session, first.offset, decodeIdentity(first.headers), parts.log)

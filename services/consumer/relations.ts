@@ -14,6 +14,8 @@ export type Prepared = {
   statementId: number
   statements: Statements
   shape: ElementShape
+  /** Columns the source carries and Postgres computes. */
+  ignored: ReadonlySet<string>
 }
 
 export type RelationOptions = {
@@ -57,7 +59,7 @@ export function openRelations(options: RelationOptions): Relations {
 }
 
 function coversColumns(prepared: Prepared, arrival: Arrival): boolean {
-  return arrival.change.columns.every((column) => prepared.shape.columns.has(column.name))
+  return arrival.change.columns.every((column) => prepared.shape.columns.has(column.name) || prepared.ignored.has(column.name))
 }
 
 async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival[], options: RelationOptions): Promise<Prepared> {
@@ -69,11 +71,13 @@ async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival
       `npm run cli -- schema list`, { retry: true })
   }
   let target = await readTarget(sql, relation.targetSchema, relation.targetTable)
-  if (target === undefined || [...names].some((name) => !target?.columns.some((column) => column.name === name))) {
+  // Another consumer may create the table in between with fewer columns: not until all are there may a change be applied.
+  for (let turn = 1; target === undefined || lacks(target, names); turn += 1) {
+    if (turn === 4) throw targetMissing(relation)
+    if (turn > 1) relation = await meetRelation(sql, options.source, schema, table)
     await grow(sql, relation, target, names, options)
     target = await readTarget(sql, relation.targetSchema, relation.targetTable)
   }
-  if (target === undefined) throw targetMissing(relation)
   relation = await learn(sql, relation, target, names)
   const columns = statementColumns(target, relation)
   const statements = generateStatements({
@@ -84,10 +88,15 @@ async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival
     blanksIgnored: relation.source === 'INFORMIX',
   })
   return {
-    statementId: await keepStatements(sql, relation, topic, options.destination, statements),
+    statementId: await keepStatements(sql, relation, topic, options.destination, statements, target.shape),
     statements,
-    shape: { columns: new Map(columns.map((column) => [column.name, column])), key: relation.keyColumns ?? [] },
+    shape: { columns: new Map(columns.map((column) => [column.name, column])), key: relation.keyColumns ?? [], seen: new Set(relation.columns) },
+    ignored: new Set(target.generated),
   }
+}
+
+function lacks(target: TargetTable, names: ReadonlySet<string>): boolean {
+  return [...names].some((name) => !target.columns.some((column) => column.name === name) && !target.generated.includes(name))
 }
 
 /**
@@ -115,7 +124,7 @@ async function grow(
     options.log.info({ schema: relation.targetSchema, table: relation.targetTable, key }, 'created the target table from what the change carries')
     return
   }
-  const lacking = [...names].filter((column) => !target.columns.some((there) => there.name === column))
+  const lacking = [...names].filter((column) => !target.columns.some((there) => there.name === column) && !target.generated.includes(column))
   if (!relation.created || !options.autoCreate) {
     throw new DeltapostError('TARGET_COLUMN_MISSING', `the target table ${name} has no column ${lacking.join(', ')}`,
       `alter table ${name} add column ${lacking.map((column) => `${ident(column)} text`).join(', add column ')}`, { retry: true })
@@ -124,9 +133,20 @@ async function grow(
   options.log.info({ schema: relation.targetSchema, table: relation.targetTable, columns: lacking }, 'added columns that the changes carry')
 }
 
-/** 7161 is the lock that inbox.apply shares; (7161, 0) keeps two first sights of one schema apart. */
+/**
+ * 7161 is the lock that inbox.apply shares; (7161, 0) keeps two first sights of one schema apart. A relation that changed
+ * meanwhile (a key was declared) is looked at again: 40001 is waited for like any of the environment's.
+ */
 async function ddl(sql: Sql, relation: Relation, text: string): Promise<void> {
-  await sql.unsafe(`select pg_advisory_xact_lock(7161, 0); select pg_advisory_xact_lock(7161, ${relation.id}); ${text}`).simple()
+  await sql.unsafe(`select pg_advisory_xact_lock(7161, 0); select pg_advisory_xact_lock(7161, ${relation.id});
+    do $$ begin
+      perform 1 from outbox.relation where id = ${relation.id} and key_columns is not distinct from ${relation.keyColumns === null ? 'null' : arrayLiteral(relation.keyColumns)};
+      if not found then raise exception 'the key of the relation changed' using errcode = '40001'; end if;
+    end $$; ${text}`).simple()
+}
+
+function arrayLiteral(names: readonly string[]): string {
+  return `array[${names.map((name) => `'${name.replaceAll("'", "''")}'`).join(', ')}]::text[]`
 }
 
 /** Adds columns the source was not yet seen to have, and a key the table has, if nothing was applied without it. */
@@ -146,14 +166,16 @@ async function learn(sql: Sql, relation: Relation, target: TargetTable, names: R
   return row?.changed === 0 ? relation : meetRelation(sql, relation.source, relation.sourceSchema, relation.sourceTable)
 }
 
-async function keepStatements(sql: Sql, relation: Relation, topic: string, destination: string, texts: Statements): Promise<number> {
+async function keepStatements(sql: Sql, relation: Relation, topic: string, destination: string, texts: Statements, shape: string | null): Promise<number> {
   const [row] = await sql<{ id: number }[]>`
     with kept as (
       insert into inbox.statement (relation, revision, topicname, destination, schema_name, table_name, keyed,
-        consumer_query, guard, leave, one, old_keys, partial, fill)
+        consumer_query, guard, leave, one, old_keys, partial, fill, target_shape)
       values (${relation.id}, ${relation.revision}, ${topic}, ${destination}, ${relation.targetSchema}, ${relation.targetTable},
-        ${texts.keyed}, ${texts.consumerQuery}, ${texts.guard}, ${texts.leave}, ${texts.one}, ${texts.oldKeys}, ${texts.partial}, ${texts.fill})
-      on conflict (relation, revision, topicname, md5(consumer_query), md5(guard)) do update set keyed = excluded.keyed
+        ${texts.keyed}, ${texts.consumerQuery}, ${texts.guard}, ${texts.leave}, ${texts.one}, ${texts.oldKeys}, ${texts.partial}, ${texts.fill}, ${shape})
+      on conflict (relation, revision, topicname, md5(consumer_query), md5(guard)) do update
+      set leave = excluded.leave, one = excluded.one, old_keys = excluded.old_keys, partial = excluded.partial, fill = excluded.fill,
+        target_shape = excluded.target_shape
       returning id
     ) select id from kept`
   if (row === undefined) throw new Error('inbox.statement returned no id')

@@ -21,6 +21,7 @@ test('a topic that ends before the stored offset is read from the earliest on', 
   t.deepEqual(startOf(openSession(stored), '0', identity('1'), log), { from: 0n })
 })
 
-test('a position that never applied anything has nothing to verify', (t) => {
-  t.true(openSession({ ...stored, nextOffset: 0n, lastOffset: null }).verified)
+test('where nothing was ever applied everything is read, whatever offset is stored or committed', (t) => {
+  const session = openSession({ ...stored, nextOffset: 5n, lastOffset: null })
+  t.deepEqual(startOf(session, '0', undefined, log), { from: 0n })
 })

@@ -22,9 +22,9 @@ export type Session = {
 /** What to do with a batch: seek elsewhere, or apply from `from` on. */
 export type Start = { seek: bigint } | { from: bigint }
 
-/** A session for a raised term. Nothing was ever applied: there is nothing to verify. */
+/** A session for a raised term. Where no change was ever applied, all is read: records that are not changes tell no log from another. */
 export function openSession(position: Position): Session {
-  return { term: position.term, from: position.nextOffset, verified: position.lastOffset === null, sought: false, position, kept: new Set() }
+  return { term: position.term, from: position.lastOffset === null ? 0n : position.nextOffset, verified: false, sought: false, position, kept: new Set() }
 }
 
 /**
@@ -45,7 +45,7 @@ export function startOf(session: Session, firstOffset: string, identity: Identit
   if (lastOffset !== null && offset < lastOffset) {
     log.warn({ offset: firstOffset, stored: session.from.toString() }, 'the topic ends before the stored offset: it was made anew, reading it from the earliest on')
     session.from = offset
-  } else if (offset > session.from) {
+  } else if (lastOffset !== null && offset > session.from) {
     log.error({ expected: session.from.toString(), found: firstOffset },
       'records between the stored offset and the first one there are gone from the topic: its retention is shorter than this outage; publish them again from producer_log')
   }

@@ -41,50 +41,74 @@ function literal(text: string): string {
 }
 
 function definition(columns: readonly TargetColumn[]): string {
-  return columns.map((column) => `${ident(column.name)} ${column.type}`).join(', ')
+  return columns.map((column) => `${ident(column.name)} ${isJson(column) ? 'text' : column.type}`).join(', ')
 }
 
-/** Canonical text of a typed value: equal values have equal text, whatever digits or blanks they came with. */
-function canonical(column: TargetColumn, alias: string): string {
+/** json_to_recordset would make a JSON string of the text: these come as text and are cast where they are read. */
+function isJson(column: TargetColumn): boolean {
+  return column.base === 'json' || column.base === 'jsonb'
+}
+
+/** The typed value of a column: of the target `t` as it is, of a document's row from its text. */
+function read(column: TargetColumn, alias: string): string {
   const value = `${alias}.${ident(column.name)}`
+  return alias !== 't' && isJson(column) ? `(${value}::${column.type})` : value
+}
+
+/** Canonical text of a typed value: what the target holds for equal has equal text, whatever digits or blanks it came with. */
+function canonical(column: TargetColumn, alias: string, blanksIgnored: boolean): string {
+  const value = read(column, alias)
   if (column.base === 'numeric') return `trim_scale(${value})::text`
-  if (['bpchar', 'varchar', 'text', 'name'].includes(column.base)) return `rtrim(${value}::text, ' ')`
+  if (column.base === 'float4' || column.base === 'float8') return `(${value} + 0)::text` // -0 is 0
+  if (column.base === 'interval') return `justify_interval(${value})::text`
+  if (column.base === 'bpchar' || (blanksIgnored && isText(column))) return `rtrim(${value}::text, ' ')`
   if (column.base === 'citext') return `lower(${value}::text)`
   return `${value}::text`
 }
 
-/** json, xml and geometric types have no equality, or one that compares areas: their text decides. */
+function isText(column: TargetColumn): boolean {
+  return column.base === 'varchar' || column.base === 'text'
+}
+
+/** Types without an equality are compared as text. One of an extension is named with its schema: the path is pg_catalog. */
 function sameValue(column: TargetColumn, left: string, right: string): string {
-  const name = ident(column.name)
-  const cast = ['json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle'].includes(column.base) ? '::text' : ''
-  return `${left}.${name}${cast} is not distinct from ${right}.${name}${cast}`
+  const [one, other] = [read(column, left), read(column, right)]
+  if (column.equality === null) return `${one}::text is not distinct from ${other}::text`
+  if (column.equality === 'pg_catalog') return `${one} is not distinct from ${other}`
+  return `(${one} operator(${ident(column.equality)}.=) ${other} or (${one} is null and ${other} is null))`
+}
+
+function equals(column: TargetColumn, left: string, right: string): string {
+  if (column.equality === null || column.equality === 'pg_catalog') return `${left} = ${right}`
+  return `${left} operator(${ident(column.equality)}.=) ${right}`
 }
 
 function keyedStatements(shape: StatementShape): Statements {
   const { columns } = shape
   const target = `${ident(shape.schema)}.${ident(shape.table)}`
   const keys = shape.key.map((name) => columnNamed(columns, name))
-  const others = columns.filter((column) => !shape.key.includes(column.name))
+  // An identity column that is always generated can be inserted, but not set.
+  const others = columns.filter((column) => !shape.key.includes(column.name) && !column.identityAlways)
   const names = columns.map((column) => ident(column.name)).join(', ')
   const keyNames = keys.map((column) => ident(column.name)).join(', ')
 
   const keyText = (alias: string): string => {
-    const parts = keys.map((column) => canonical(column, alias))
+    const parts = keys.map((column) => canonical(column, alias, shape.blanksIgnored))
     return parts.length === 1 ? String(parts[0]) : `jsonb_build_array(${parts.join(', ')})::text`
   }
   const keyValue = (column: TargetColumn, alias: string): string => {
-    const value = `${alias}.${ident(column.name)}`
-    const trimmed = shape.blanksIgnored && ['varchar', 'text'].includes(column.base) && shape.key.includes(column.name)
+    const value = read(column, alias)
+    const trimmed = shape.blanksIgnored && isText(column) && shape.key.includes(column.name)
     return trimmed ? `rtrim(${value}::text, ' ')::${column.type}` : value
   }
   const onKey = (alias: string): string =>
-    keys.map((column) => `t.${ident(column.name)} = ${keyValue(column, alias)}`).join(' and ')
+    keys.map((column) => equals(column, `t.${ident(column.name)}`, keyValue(column, alias))).join(' and ')
   const values = columns.map((column) => keyValue(column, 'c')).join(', ')
   const conflict = others.length === 0
     ? 'do nothing'
     : `do update set ${others.map((column) => `${ident(column.name)} = excluded.${ident(column.name)}`).join(', ')}`
   const keep = (column: TargetColumn, carried: string): string =>
-    `${ident(column.name)} = case when ${carried} then c.${ident(column.name)} else t.${ident(column.name)} end`
+    `${ident(column.name)} = case when ${carried} then ${read(column, 'c')} else t.${ident(column.name)} end`
   const carriedAndSame = columns
     .map((column) => `(not c."~b" ? ${literal(column.name)} or ${sameValue(column, 't', 'b')})`).join(' and ')
 
@@ -115,9 +139,9 @@ from json_to_recordset($1) as c(${definition(columns)}) where ${onKey('c')}`,
   select c."~b", b.* from json_to_recordset($1) as c("~b" jsonb)
   cross join lateral jsonb_to_record(c."~b") as b(${definition(columns)})
 ), there as (
-  select t.ctid, ${carriedAndSame.replaceAll('not c."~b"', 'not b."~b"')} as same from ${target} t join b on ${onKey('b')} for update of t
+  select t.tableoid as part, t.ctid, ${carriedAndSame.replaceAll('not c."~b"', 'not b."~b"')} as same from ${target} t join b on ${onKey('b')} for update of t
 ), gone as (
-  delete from ${target} t using there where t.ctid = there.ctid and there.same returning 1
+  delete from ${target} t using there where t.tableoid = there.part and t.ctid = there.ctid and there.same returning 1
 )
 select (select count(*) from there)::integer, (select count(*) from gone)::integer`,
     flag: `update inbox.applied a
@@ -140,6 +164,7 @@ function guardText(keyDefinition: string, key: string): string {
 ), single as materialized (
   select c.key from c where c.x or (c.n > 1 and c.incomplete > 0)
   union select old.key from unnest($3::text[]) as old(key) where old.key is not null
+  union select s.key from inbox.shift s where s.relation = $2 and s.key in (select c.key from c)
 ), newest as materialized (
   select distinct on (c.key) c.* from c where not exists (select from single where single.key = c.key)
   order by c.key, c.e desc, c.t desc, c.s desc
@@ -207,11 +232,11 @@ function countStatements(shape: StatementShape): Statements {
   const before = columns.length === 0 ? '' : `\n    cross join lateral json_to_record(c."~b") as b(${definition(columns)})`
   // Nulls are left out, so that the image of a row stays what it was when a column is added.
   const image = (alias: string): string =>
-    `md5(jsonb_strip_nulls(${chunked(columns.map((column) => `${literal(column.name)}, ${canonical(column, alias)}`))})::text)::uuid`
+    `md5(jsonb_strip_nulls(${chunked(columns.map((column) => `${literal(column.name)}, ${canonical(column, alias, shape.blanksIgnored)}`))})::text)::uuid`
   return {
     keyed: false,
     consumerQuery: `insert into ${target} ${names}
-select ${columns.map((column) => `c.${ident(column.name)}`).join(', ')}
+select ${columns.map((column) => read(column, 'c')).join(', ')}
 from json_to_recordset($1) as c("~i" integer${also})
 join unnest($2, $3) as n(i, copies) on n.i = c."~i" cross join generate_series(1, n.copies)`,
     guard: `select array_agg(net.image order by net.image), array_agg(net.n order by net.image), array_agg(net.i order by net.image)
@@ -228,11 +253,11 @@ from (
 ) net`,
     leave: `delete from ${target} t
 using (
-  select t.ctid as place, h.image, row_number() over (partition by h.image) as copy
+  select t.tableoid as part, t.ctid as place, h.image, row_number() over (partition by h.image) as copy
   from ${target} t cross join lateral (select ${image('t')} as image) h where h.image = any($1)
 ) stored
 join unnest($1, $2) as need(image, net) on need.image = stored.image
-where t.ctid = stored.place and stored.copy <= -need.net
+where t.tableoid = stored.part and t.ctid = stored.place and stored.copy <= -need.net
 returning stored.image`,
     one: null, oldKeys: null, partial: null, fill: null, flag: null,
   }

@@ -31,6 +31,7 @@ export async function superviseConsumer(parts: SuperviseParts): Promise<void> {
   while (!parts.signal.aborted) {
     try {
       await parts.prepareTopic()
+      if (parts.signal.aborted) return
       await oneLife(parts, () => { failures = 0 })
     } catch (error) {
       failures += 1
@@ -55,9 +56,11 @@ async function oneLife(parts: SuperviseParts, joined: () => void): Promise<void>
     retry: { retries: 5, initialRetryTime: 300, restartOnFailure: () => Promise.resolve(false) },
   })
   const loop = parts.loop((topic, partition, offset) => consumer.seek({ topic, partition, offset: offset.toString() }))
+  const over = new AbortController() // ends what this life listens to
   const { promise: crashed, reject } = Promise.withResolvers<never>()
   crashed.catch(() => undefined)
-  const stopped = new Promise<void>((resolve) => parts.signal.addEventListener('abort', () => resolve(), { once: true }))
+  const { promise: stopped, resolve: stop } = Promise.withResolvers<void>()
+  parts.signal.addEventListener('abort', () => stop(), { once: true, signal: over.signal })
   consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error))
   const joining = new Promise<void>((resolve) => consumer.on(consumer.events.GROUP_JOIN, () => {
     loop.assigned()
@@ -79,6 +82,7 @@ async function oneLife(parts: SuperviseParts, joined: () => void): Promise<void>
     // Told to disconnect before it has joined, kafkajs would join all the same.
     await Promise.race([joining, crashed.catch(() => undefined), pause(3_000)])
     await disconnect(consumer, parts.log)
+    over.abort()
   }
 }
 
@@ -88,8 +92,9 @@ async function disconnect(consumer: Consumer, log: Log): Promise<void> {
 }
 
 function pause(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
+  const over = new AbortController()
+  return new Promise<void>((resolve) => {
     const timer = setTimeout(resolve, ms)
-    signal?.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true })
-  })
+    signal?.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true, signal: over.signal })
+  }).finally(() => over.abort())
 }

@@ -7,6 +7,10 @@ export type TargetColumn = {
   base: string
   notNull: boolean
   hasDefault: boolean
+  /** generated always as identity. */
+  identityAlways: boolean
+  /** The schema of the type's equality operator, null where it has none (json, xml, point, arrays of such). */
+  equality: string | null
 }
 
 /** A table of the target database: its columns without the generated ones, and its primary key in key order. */
@@ -15,19 +19,36 @@ export type TargetTable = {
   table: string
   columns: TargetColumn[]
   primaryKey: string[] | null
+  /** Columns that Postgres computes: known, and never written. */
+  generated: string[]
+  /** Compared by inbox.apply, so that statements of a table that was altered are not used. */
+  shape: string | null
 }
 
 /** Reads a target table; undefined where it does not exist. Views and foreign tables count as not existing. */
 export async function readTarget(sql: Sql, schema: string, table: string): Promise<TargetTable | undefined> {
-  const columns = await sql<((TargetColumn | { name: null }) & { primaryKey: string[] | null })[]>`
+  const columns = await sql<((TargetColumn | { name: null }) & { generated: boolean; primaryKey: string[] | null; shape: string | null })[]>`
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
-           (select b.typname from pg_type b where b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)) as base,
-           a.attnotnull as "notNull", a.atthasdef or a.attidentity <> '' as "hasDefault",
-           outbox.primary_key_of(n.nspname, c.relname) as "primaryKey"
+           b.typname as base, a.attnotnull as "notNull", a.atthasdef or a.attidentity <> '' as "hasDefault",
+           a.attidentity = 'a' as "identityAlways", a.attgenerated <> '' as generated,
+           case when b.typnamespace = 'pg_catalog'::regnamespace or b.typtype in ('e', 'r', 'm') then
+             case when b.typname in ('json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle')
+               or (select e.typname in ('json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle') or e.typnamespace <> 'pg_catalog'::regnamespace
+                   from pg_type e where e.oid = b.typelem and b.typcategory = 'A') then null else 'pg_catalog' end
+           else (select o.oprnamespace::regnamespace::text from pg_operator o where o.oprname = '=' and o.oprleft = b.oid and o.oprright = b.oid limit 1)
+           end as equality,
+           outbox.primary_key_of(n.nspname, c.relname) as "primaryKey",
+           inbox.shape_of(n.nspname, c.relname) as shape
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     left join pg_type t on t.oid = a.atttypid
+    left join lateral (
+      with recursive below as (
+        select t.oid as of, t.typbasetype as next union all select d.oid, d.typbasetype from below join pg_type d on d.oid = below.next
+      )
+      select e.* from below join pg_type e on e.oid = below.of where below.next = 0
+    ) b on true
     where n.nspname = ${schema} and c.relname = ${table} and c.relkind in ('r', 'p')
     order by a.attnum`
   const [first] = columns
@@ -36,9 +57,9 @@ export async function readTarget(sql: Sql, schema: string, table: string): Promi
     schema,
     table,
     // A table without columns gives one row without a name.
-    columns: columns.flatMap((column) => column.name === null ? [] : [
-      { name: column.name, type: column.type, base: column.base, notNull: column.notNull, hasDefault: column.hasDefault },
-    ]),
+    columns: columns.flatMap(({ generated, primaryKey: _primaryKey, shape: _shape, ...column }) => column.name === null || generated ? [] : [column]),
+    generated: columns.flatMap((column) => column.name !== null && column.generated ? [column.name] : []),
     primaryKey: first.primaryKey,
+    shape: first.shape,
   }
 }

@@ -40,8 +40,10 @@ export type Rig = {
   close(): Promise<void>
 }
 
+export type RigOptions = { autoCreate?: boolean; source?: string }
+
 /** A consumer without Kafka: the parts of its loop over one database. */
-export async function consumerRig(url: string, options: { autoCreate?: boolean } = {}): Promise<Rig> {
+export async function consumerRig(url: string, options: RigOptions = {}): Promise<Rig> {
   const log = pino({ level: 'silent' })
   const slot = openSlot({ url, name: 'rig' })
   const slots = new Map<number, Promise<{ slot: Slot; holding: Holding; relations: ReturnType<typeof openRelations> }>>()
@@ -50,7 +52,7 @@ export async function consumerRig(url: string, options: { autoCreate?: boolean }
   async function open(partition: number): Promise<{ slot: Slot; holding: Holding; relations: ReturnType<typeof openRelations> }> {
     const own = openSlot({ url, name: `rig ${partition}` })
     const { term } = await own.run((sql) => raiseTerm(sql, 'rig', topic, partition, 'rig'))
-    const relations = openRelations({ source: 'INFORMIX', destination: 'POSTGRESQL', autoCreate: options.autoCreate ?? true, log })
+    const relations = openRelations({ source: options.source ?? 'INFORMIX', destination: 'POSTGRESQL', autoCreate: options.autoCreate ?? true, log })
     return { slot: own, holding: { group: 'rig', topic, partition, term }, relations }
   }
   function of(partition: number): Promise<{ slot: Slot; holding: Holding; relations: ReturnType<typeof openRelations> }> {
