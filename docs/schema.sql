@@ -140,6 +140,7 @@ create table inbox.shift (
   epoch integer not null,
   "time" bigint not null,
   change json not null,
+  taken boolean default false not null,
   PRIMARY KEY (relation, key, epoch, "time", seq_id, origin)
 );
 
@@ -159,6 +160,7 @@ create table inbox.statement (
   partial text,
   fill text,
   leave text not null,
+  target_shape uuid,
   PRIMARY KEY (id)
 );
 
@@ -267,47 +269,18 @@ create view auditlog.audit_log as
      JOIN auditlog.publish_log l ON (((l.seq_id = p.seq_id) AND l.latest)))
      JOIN inbox.applied a ON (((a.origin = p.origin) AND (a.seq_id = p.seq_id))))
 UNION ALL
- SELECT p.seq_id,
-    p.origin,
-    p.schema_name,
-    p.table_name,
-    p.operation,
-    COALESCE(l.producer_publish_status, 'PENDING'::text) AS producer_publish_status,
-    l.producer_failure_log,
-    l.producer_publish_time,
-    COALESCE(a.status, 'PENDING'::text) AS consumer_deploy_status,
-    a.failure AS consumer_failure_log,
-    a.applied_at AS consumer_update_time
-   FROM ((auditlog.producer_log p
-     LEFT JOIN LATERAL ( SELECT x."position",
-            x.seq_id,
-            x.attempt,
-            x.producer_publish_status,
-            x.producer_failure_log,
-            x.producer_publish_time,
-            x.partition,
-            x."offset",
-            x.latest
-           FROM auditlog.publish_log x
-          WHERE ((x.seq_id = p.seq_id) AND x.latest)
-         LIMIT 1) l ON (true))
-     LEFT JOIN LATERAL ( SELECT x.origin,
-            x.seq_id,
-            x.status,
-            x.attempt,
-            x.statement,
-            x.partition,
-            x."offset",
-            x.failure,
-            x.applied_at
-           FROM inbox.applied x
-          WHERE ((x.origin = p.origin) AND (x.seq_id = p.seq_id))
-         LIMIT 1) a ON (true))
-  WHERE ((p.seq_id > ( SELECT settled.up_to
-           FROM auditlog.settled)) AND (((p.seq_id - ( SELECT settled.up_to
-           FROM auditlog.settled)) >= 1) AND ((p.seq_id - ( SELECT settled.up_to
-           FROM auditlog.settled)) <= '9000000000000000000'::bigint)) AND (((p.seq_id + 1) >= ( SELECT settled.up_to
-           FROM auditlog.settled)) AND ((p.seq_id + 1) <= '9000000000000000000'::bigint)) AND ((l."position" IS NULL) OR (a.seq_id IS NULL)));
+ SELECT pending.seq_id,
+    pending.origin,
+    pending.schema_name,
+    pending.table_name,
+    pending.operation,
+    pending.producer_publish_status,
+    pending.producer_failure_log,
+    pending.producer_publish_time,
+    pending.consumer_deploy_status,
+    pending.consumer_failure_log,
+    pending.consumer_update_time
+   FROM auditlog.pending;
 
 create view auditlog.consumer_log as
  SELECT a.origin,
@@ -334,7 +307,13 @@ create view auditlog.pending as
     p.operation,
     p.received_at,
     (l."position" IS NOT NULL) AS published,
-    (a.seq_id IS NOT NULL) AS deployed
+    (a.seq_id IS NOT NULL) AS deployed,
+    COALESCE(l.producer_publish_status, 'PENDING'::text) AS producer_publish_status,
+    l.producer_failure_log,
+    l.producer_publish_time,
+    COALESCE(a.status, 'PENDING'::text) AS consumer_deploy_status,
+    a.failure AS consumer_failure_log,
+    a.applied_at AS consumer_update_time
    FROM ((auditlog.producer_log p
      LEFT JOIN LATERAL ( SELECT x."position",
             x.seq_id,
@@ -509,7 +488,13 @@ begin
     set origin = el.o, epoch = el.e, time = el.t, seq = el.s, deleted = (el.op = 'DELETE'),
         behind = case when el.u is not null then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, el.u) end
     where v.relation = stmt.relation and v.key = el.key;
-    if el.u is null then
+    -- The row left by a later key change: an update in place is of its past, and would bring it back.
+    if r.deleted and el.op = 'UPDATE' and coalesce(el.old_key = el.key, true) and exists (
+      select from inbox.shift x where x.relation = stmt.relation and x.key = el.key and x.taken
+        and (x.epoch, x.time, x.seq_id) > (el.e, el.t, el.s)
+    ) then
+      update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = el.key;
+    elsif el.u is null then
       execute stmt.consumer_query using doc, array[el.i];
     else
       execute stmt.partial using doc, array[el.i];
@@ -588,6 +573,7 @@ AS $function$
 declare
   names text[];
 begin
+  if change ->> '~op' = 'DELETE' then return 0; end if; -- it carries nothing: the insert that follows it does
   select array_agg(b.name) into names
   from inbox.row_version r cross join lateral jsonb_each(r.behind) as b(name, at)
   where r.relation = stmt.relation and r.key = its_key and r.behind is not null
@@ -649,7 +635,9 @@ CREATE OR REPLACE FUNCTION inbox.is_current(stmt inbox.statement)
 AS $function$
 begin
   perform pg_advisory_xact_lock_shared(7161, stmt.relation);
-  perform 1 from outbox.relation r where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE';
+  perform 1 from outbox.relation r
+  where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE'
+    and inbox.shape_of(stmt.schema_name, stmt.table_name) is not distinct from stmt.target_shape;
   return found;
 end
 $function$
@@ -674,6 +662,8 @@ begin
   if gone > 0 then
     update inbox.row_version r set deleted = true, behind = null
     where r.relation = stmt.relation and r.key = its_key;
+    update inbox.shift x set taken = true
+    where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
     return 'left';
   end if;
   return case when found_rows > 0 then 'shifted' else 'absent' end;
@@ -745,6 +735,13 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION inbox.shape_of(schema_name text, table_name text)
+ RETURNS uuid
+ LANGUAGE sql
+ STABLE
+RETURN (SELECT (md5(string_agg(format('%s %s:%s %s %s%s'::text, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), ','::text ORDER BY a.attnum)))::uuid AS md5 FROM ((pg_class c JOIN pg_namespace n ON ((n.oid = c.relnamespace))) JOIN pg_attribute a ON (((a.attrelid = c.oid) AND (a.attnum > 0) AND (NOT a.attisdropped)))) WHERE ((n.nspname = shape_of.schema_name) AND (c.relname = shape_of.table_name)))
+;
+
 CREATE OR REPLACE FUNCTION outbox.count_revision()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -785,7 +782,8 @@ begin
     select from pg_index i
     where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null and i.indexprs is null
       and (select array_agg(a.attname::text order by a.attname) from pg_attribute a
-           where a.attrelid = target and a.attnum = any(i.indkey::int2[]))
+           join unnest(i.indkey::int2[]) with ordinality as k(attnum, place) on k.attnum = a.attnum and k.place <= i.indnkeyatts
+           where a.attrelid = target)
         = (select array_agg(name order by name) from unnest(declare_key.key_columns) as name)
   ) then
     raise exception 'the target table %.% has no unique index on (%)', r.target_schema, r.target_table, array_to_string(declare_key.key_columns, ', ')
@@ -835,7 +833,7 @@ CREATE OR REPLACE FUNCTION outbox.primary_key_of(schema_name text, table_name te
  RETURNS text[]
  LANGUAGE sql
  STABLE
-RETURN (SELECT array_agg((a.attname)::text ORDER BY k.place) AS array_agg FROM ((((pg_class c JOIN pg_namespace n ON ((n.oid = c.relnamespace))) JOIN pg_index i ON (((i.indrelid = c.oid) AND i.indisprimary))) CROSS JOIN LATERAL unnest((i.indkey)::smallint[]) WITH ORDINALITY k(attnum, place)) JOIN pg_attribute a ON (((a.attrelid = c.oid) AND (a.attnum = k.attnum)))) WHERE ((n.nspname = primary_key_of.schema_name) AND (c.relname = primary_key_of.table_name)))
+RETURN (SELECT array_agg((a.attname)::text ORDER BY k.place) AS array_agg FROM ((((pg_class c JOIN pg_namespace n ON ((n.oid = c.relnamespace))) JOIN pg_index i ON (((i.indrelid = c.oid) AND i.indisprimary))) CROSS JOIN LATERAL unnest((i.indkey)::smallint[]) WITH ORDINALITY k(attnum, place)) JOIN pg_attribute a ON (((a.attrelid = c.oid) AND (a.attnum = k.attnum) AND (k.place <= i.indnkeyatts)))) WHERE ((n.nspname = primary_key_of.schema_name) AND (c.relname = primary_key_of.table_name)))
 ;
 
 CREATE OR REPLACE FUNCTION outbox.rebuild(r outbox.relation, target regclass, new_key text[])

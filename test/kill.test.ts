@@ -1,9 +1,7 @@
-import { setTimeout as pause } from 'node:timers/promises'
 import test from 'ava'
 import { ACCOUNT_TABLE } from '../scripts/demo/account.ts'
 import { play } from '../scripts/demo/play.ts'
 import { openSender } from '../scripts/demo/sender.ts'
-import type { Answer, Post } from '../scripts/demo/sender.ts'
 import { unlikeModel } from '../scripts/demo/verdict.ts'
 import { makeWorkload, modelOf } from '../scripts/demo/workload.ts'
 import { startRole } from '../scripts/commands/role-process.ts'
@@ -13,6 +11,7 @@ import { freePorts } from '../scripts/stack/free-port.ts'
 import { openSlot } from '../services/runtime/slot.ts'
 import { connect, freshDatabase } from './support/database.ts'
 import { brokers, freshTopic } from './support/kafka.ts'
+import { untilAnswered } from './support/posts.ts'
 import { until } from './support/until.ts'
 
 const changes = 3_000
@@ -72,18 +71,3 @@ test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consum
   t.is(accepted.size, changes)
   t.deepEqual(await slot.run((judging) => unlikeModel(judging, modelOf(played.sent.map(({ change }) => change)))), [], said.slice(-20).join('\n'))
 })
-
-/** The sender cannot repeat a post; who replays its spool can. Repeating is safe: a repeat is recognised. */
-function untilAnswered(post: Post): Post {
-  return async (path, body): Promise<Answer> => {
-    for (let tries = 0; ; tries += 1) {
-      try {
-        const answer = await post(path, body)
-        if (answer.status !== 503) return answer
-      } catch (error) {
-        if (tries > 1_000) throw error
-      }
-      await pause(20)
-    }
-  }
-}
