@@ -341,7 +341,9 @@ declare
   touched text[];
   single record;
 begin
-  execute stmt.old_keys into old_keys using changes;
+  if strpos(changes::text, '"~x":true') > 0 then
+    execute stmt.old_keys into old_keys using changes;
+  end if;
   execute stmt.guard into winners, partials, singles, lost, touched
     using changes, stmt.relation, old_keys, stmt.id, its_partition;
   if winners is not null then
@@ -396,15 +398,19 @@ $$;
 create index row_version_behind on inbox.row_version (relation) where behind is not null;
 
 -- What the statements of a target were made from: its columns with types, modifiers, NOT NULL and what generates them.
+-- plpgsql and not SQL: a function of SQL is planned at every call, which took 0.18 ms of each apply.
 create function inbox.shape_of(schema_name text, table_name text) returns uuid
-language sql stable
-return (
-  select md5(string_agg(format('%s %s:%s %s %s%s', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), ',' order by a.attnum))::uuid
-  from pg_class c
-  join pg_namespace n on n.oid = c.relnamespace
-  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-  where n.nspname = schema_name and c.relname = table_name
-);
+language plpgsql stable as $$
+begin
+  return (
+    select md5(string_agg(format('%s %s:%s %s %s%s', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), ',' order by a.attnum))::uuid
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where n.nspname = schema_name and c.relname = table_name
+  );
+end
+$$;
 
 -- True while relation and target are as they were when the statements were made; holds the relation it so until the end of the transaction.
 -- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
@@ -421,13 +427,16 @@ $$;
 
 -- What the consumer sends for one relation of a batch: one statement, atomic without a client-side transaction.
 -- outcome: OK, FENCED (another holder has the partition), STALE (the relation changed, or was stopped: look again).
--- next_offset null: other relations of the same batch are still to come, the position stays.
+-- its_next null: other relations of the same batch are still to come, the position stays.
+-- Plans: the statements of these functions are look-ups by primary key. Planned once, and never as a scan, they cannot go
+-- wrong on tables that were empty then; planned at every call they took 0.25 ms of the 2.0 ms a call of one change takes.
+-- The relation's own statements go through EXECUTE and are planned each time.
 create function inbox.apply(
   its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json,
   its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint,
   out outcome text, out superseded integer[]
 ) language plpgsql volatile
-set plan_cache_mode = 'force_custom_plan' set timezone = 'UTC' set datestyle = 'ISO, MDY'
+set plan_cache_mode = 'force_generic_plan' set enable_seqscan = 'off' set timezone = 'UTC' set datestyle = 'ISO, MDY'
 set intervalstyle = 'postgres' set bytea_output = 'hex' as $$
 declare
   stmt inbox.statement;

@@ -37,6 +37,15 @@ async function isInItsGroup({ kafkaBrokers, consumerGroup }) {
   return groups.some(({ members }) => members.some(({ clientHost }) => own.has(clientHost)))
 }
 
-const question = QUESTION[process.argv[2]]
+async function healthy() {
+  try {
+    return await QUESTION[process.argv[2]](readConfig(processEnvironment()))
+  } catch (error) {
+    // One line for docker inspect; the role itself logs the rest.
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+    return false
+  }
+}
+
 // Connections are left to the exit: closing them politely takes longer than the question.
-process.exit(await question(readConfig(processEnvironment())) ? 0 : 1)
+process.exit(await healthy() ? 0 : 1)
