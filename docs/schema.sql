@@ -375,7 +375,8 @@ $function$
 CREATE OR REPLACE FUNCTION inbox.apply(its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint, OUT outcome text, OUT superseded integer[])
  RETURNS record
  LANGUAGE plpgsql
- SET plan_cache_mode TO 'force_custom_plan'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
  SET "TimeZone" TO 'UTC'
  SET "DateStyle" TO 'ISO, MDY'
  SET "IntervalStyle" TO 'postgres'
@@ -530,7 +531,9 @@ declare
   touched text[];
   single record;
 begin
-  execute stmt.old_keys into old_keys using changes;
+  if strpos(changes::text, '"~x":true') > 0 then
+    execute stmt.old_keys into old_keys using changes;
+  end if;
   execute stmt.guard into winners, partials, singles, lost, touched
     using changes, stmt.relation, old_keys, stmt.id, its_partition;
   if winners is not null then
@@ -737,9 +740,19 @@ $function$
 
 CREATE OR REPLACE FUNCTION inbox.shape_of(schema_name text, table_name text)
  RETURNS uuid
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE
-RETURN (SELECT (md5(string_agg(format('%s %s:%s %s %s%s'::text, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), ','::text ORDER BY a.attnum)))::uuid AS md5 FROM ((pg_class c JOIN pg_namespace n ON ((n.oid = c.relnamespace))) JOIN pg_attribute a ON (((a.attrelid = c.oid) AND (a.attnum > 0) AND (NOT a.attisdropped)))) WHERE ((n.nspname = shape_of.schema_name) AND (c.relname = shape_of.table_name)))
+AS $function$
+begin
+  return (
+    select md5(string_agg(format('%s %s:%s %s %s%s', a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity), ',' order by a.attnum))::uuid
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where n.nspname = schema_name and c.relname = table_name
+  );
+end
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION outbox.count_revision()

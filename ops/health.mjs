@@ -1,6 +1,6 @@
 // Health of one role in its container: node ops/health.mjs listener|relay|consumer. Exit code 0 is healthy.
 // A check starts a process every few seconds, so each asks one question, and imports no more than that needs.
-import { hostname, networkInterfaces } from 'node:os'
+import { hostname } from 'node:os'
 
 import { processEnvironment, readConfig } from '../services/runtime/config.ts'
 
@@ -12,7 +12,10 @@ async function answersPosts({ port }) {
   return ok
 }
 
-/** A relay renews twice a second for 2 s ahead; one that hangs, or has no database, lets it run out. */
+/**
+ * A relay renews twice a second for 2 s ahead; one that hangs, or has no database, lets it run out. A broker that is away
+ * does not show here: the relay keeps its lanes and waits.
+ */
 async function keepsItsLease({ databaseUrl }) {
   const { openSlot } = await import('../services/runtime/slot.ts')
   const slot = openSlot({ url: databaseUrl, name: 'health', deadline: 2_500 })
@@ -25,16 +28,14 @@ async function keepsItsLease({ databaseUrl }) {
 }
 
 /**
- * The broker drops a member whose heartbeat is missing for 6 s. A member is told by its address as the broker sees it: there
- * must be no address translation between the two. (inbox.position has a holder only after the first record.)
+ * The broker drops a member whose heartbeat is missing for 6 s. (inbox.position has a holder only after the first record.)
  */
 async function isInItsGroup({ kafkaBrokers, consumerGroup }) {
-  const [{ KAFKA_RETRY, openKafka }, { openLog }] = await Promise.all([import('../services/runtime/kafka.ts'), import('../services/runtime/log.ts')])
+  const [{ clientId, KAFKA_RETRY, openKafka }, { openLog }] = await Promise.all([import('../services/runtime/kafka.ts'), import('../services/runtime/log.ts')])
   const admin = openKafka(kafkaBrokers, openLog('health', 'silent')).admin({ retry: KAFKA_RETRY })
   await admin.connect()
   const { groups } = await admin.describeGroups([consumerGroup])
-  const own = new Set(Object.values(networkInterfaces()).flat().map(({ address }) => `/${address}`))
-  return groups.some(({ members }) => members.some(({ clientHost }) => own.has(clientHost)))
+  return groups.some(({ members }) => members.some((member) => member.clientId === clientId()))
 }
 
 async function healthy() {

@@ -35,7 +35,9 @@ export async function superviseConsumer(parts: SuperviseParts): Promise<void> {
       await oneLife(parts, () => { failures = 0 })
     } catch (error) {
       failures += 1
-      if (failures === 1 || failures % 10 === 0) parts.log.warn({ failures, error }, 'the consumer lost Kafka and joins again')
+      // A new broker makes its coordinator at the first question for it: that is no loss.
+      const expected = failures === 1 && error instanceof Error && error.name === 'KafkaJSGroupCoordinatorNotFound'
+      if (!expected && (failures <= 2 || failures % 10 === 0)) parts.log.warn({ failures, error }, 'the consumer lost Kafka and joins again')
       await pause(Math.min(backOff.first * 2 ** (failures - 1), backOff.most), parts.signal)
     }
   }

@@ -1,3 +1,4 @@
+import { hostname } from 'node:os'
 import kafkajs from 'kafkajs'
 import type { Admin, Kafka, LogEntry, Message, Producer } from 'kafkajs'
 import { noDelaySocket, patchKafkajs } from './kafka-patches.ts'
@@ -22,6 +23,11 @@ export const KAFKA_RETRY = {
   multiplier: 2,
   restartOnFailure: async () => false,
 } as const
+
+/** How this machine's clients call themselves to the broker. */
+export function clientId(): string {
+  return `deltapost-${hostname()}`
+}
 
 /** Milliseconds within which the broker answers; also what bounds a send at a stop. */
 const REQUEST_TIMEOUT = 10_000
@@ -49,7 +55,8 @@ export class SendUnconfirmed extends Error {
 export function openKafka(brokers: readonly string[], log: Log): Kafka {
   patchKafkajs()
   return new kafkajs.Kafka({
-    clientId: 'deltapost',
+    // The machine's name, so that a group's members and the broker's logs tell whose they are.
+    clientId: clientId(),
     brokers: [...brokers],
     connectionTimeout: 5_000, // the default of 1 s fails on a loaded machine
     authenticationTimeout: 10_000,
