@@ -43,17 +43,21 @@ export function buildElement(arrival: Arrival, shape: ElementShape): Element {
   if (change.operation === 'DELETE') return withDeleted(element, change.columns, shape)
 
   const carried = new Set<string>()
+  const unread: string[] = []
   for (const column of change.columns) {
     const type = shape.columns.get(column.name)
     // Without a key the row is its image: what an update does not carry is what it was before.
-    const value = column.new ?? (shape.key.length === 0 && column.new === undefined ? column.old : column.new)
-    if (type === undefined || value === undefined || isUnfetched(value, type) || bothUnfetched(column, shape)) continue
+    const value = column.new === undefined && shape.key.length === 0 ? column.old : column.new
+    if (type === undefined || value === undefined) continue
+    if (isUnfetched(value, type) || bothUnfetched(column, shape)) {
+      unread.push(column.name)
+      continue
+    }
     carried.add(column.name)
     element[column.name] = toText(value, type, change.operation, shape)
   }
-  const uncarried = [...shape.columns.values()].filter((column) =>
-    !carried.has(column.name) && (change.operation === 'UPDATE' || isUnfetched(named(change, column.name)?.new, column)))
-  if (uncarried.length > 0) element['~u'] = Object.fromEntries(uncarried.map((column) => [column.name, [0, 0, 0]]))
+  const uncarried = change.operation === 'UPDATE' ? [...shape.columns.keys()].filter((name) => !carried.has(name)) : unread
+  if (uncarried.length > 0) element['~u'] = Object.fromEntries(uncarried.map((name) => [name, [0, 0, 0]]))
   if (change.operation === 'UPDATE' && (shape.key.length === 0 || keyMoves(change.columns, shape))) {
     element['~x'] = shape.key.length > 0
     element['~b'] = imageBefore(change.columns, shape)
