@@ -360,6 +360,8 @@ begin
   for slot in select generate_series(s.last_value / step, s.last_value / step + ahead) from outbox.position s loop
     name := 'producer_log_' || lpad(slot::text, 6, '0');
     continue when to_regclass('auditlog.' || name) is not null;
+    -- Attaching needs this lock anyway; taken before the rows are moved, none can come behind them.
+    lock table auditlog.producer_log_default in access exclusive mode;
     execute format('create table auditlog.%I (like auditlog.producer_log including all)', name);
     execute format('with moved as (delete from auditlog.producer_log_default where seq_id >= %s and seq_id < %s returning *)
                     insert into auditlog.%I select * from moved', slot * step, (slot + 1) * step, name);

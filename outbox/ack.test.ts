@@ -110,3 +110,21 @@ test('a change published again has one latest row, and its ack does not fail', a
     { position: again!.position, attempt: 1, latest: true },
   ])
 })
+
+test('I3 I12 two publications of one change are acked in any order, together or apart, and the newest is the latest', async (t) => {
+  for (const order of [[0, 1], [1, 0]]) {
+    for (const together of [true, false]) {
+      const { one } = await given(t)
+      const [seqId] = await writeEvents(one, [{ key: '1' }])
+      await one`insert into outbox.event (lane, position, seq_id, bytes) select lane, nextval('outbox.position'), seq_id, bytes from outbox.event`
+      const claims = await claimLanes(one, 'a', 64, 60_000)
+      const events = await read(one, claims)
+      const ordered = order.map((at) => events[at]!)
+      if (together) await ack(one, 'a', claims, ordered)
+      else for (const event of ordered) await ack(one, 'a', claims, [event])
+      t.is((await one`select from outbox.event`).length, 0)
+      const log = await one<{ position: string; latest: boolean }[]>`select position, latest from auditlog.publish_log where seq_id = ${seqId!} order by position`
+      t.deepEqual(log.map(({ latest }) => latest), [false, true], `${order.join()} ${together}`)
+    }
+  }
+})

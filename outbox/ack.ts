@@ -36,15 +36,23 @@ export async function ack(
       returning e.position, e.seq_id, e.attempt, a.partition, a."offset"
     ), earlier as (
       update auditlog.publish_log l set latest = false
-      from gone where gone.position <> gone.seq_id and l.seq_id = gone.seq_id and l.latest
+      from gone where gone.position <> gone.seq_id and l.seq_id = gone.seq_id and l.latest and l.position < gone.position
       returning l.position
     ), logged as (
       insert into auditlog.publish_log (position, seq_id, attempt, producer_publish_status, partition, "offset")
       select g.position, g.seq_id, g.attempt, 'PUBLISHED', g.partition, g."offset"
       from gone g where (select count(*) from earlier) >= 0 -- earlier must have run: "latest" is unique per change
-      returning 1
+      order by g.position desc
+      on conflict do nothing
+      returning position
+    ), overtaken as (
+      -- A later publication of the same change was acked before, or is in this batch.
+      insert into auditlog.publish_log (position, seq_id, attempt, producer_publish_status, partition, "offset", latest)
+      select g.position, g.seq_id, g.attempt, 'PUBLISHED', g.partition, g."offset", false
+      from gone g where g.position not in (select l.position from logged l)
+      on conflict do nothing
     )
-    select coalesce((select array_agg(h.lane::integer) from held h), '{}') as held, (select count(*)::integer from logged) as count`
+    select coalesce((select array_agg(h.lane::integer) from held h), '{}') as held, (select count(*)::integer from gone) as count`
   if (row === undefined) throw new Error('an aggregate without a row')
   return row
 }

@@ -152,3 +152,13 @@ test('settled does not pass a change that another origin of the same number had 
   await sql`insert into inbox.applied (origin, seq_id, status, statement, partition, "offset") values (2, ${seqId!}, 'APPLIED', 1, 0, 0)`
   t.is(await advanceSettled(sql), '0')
 })
+
+test('I3 a floor above the last number, as after a restore, begins anew', async (t) => {
+  const { sql, claims, floor } = await given(t)
+  await sql`update outbox.lane set floor = 1000`
+  const above = claims.map((claim) => ({ ...claim, floor: '1000' }))
+  await writeEvents(sql, [{ key: '1' }])
+  const lowered = await floor.raise('a', above)
+  t.is(lowered.length, 64)
+  t.deepEqual(await floors(sql), ['0'])
+})

@@ -28,6 +28,10 @@ export function openFloor(run: RunStatement): Floor {
       if (claims.length === 0) return []
       if (fence === undefined) {
         const position = await run(lastPosition)
+        const back = claims.filter(({ floor }) => BigInt(floor) > BigInt(position))
+        // A floor above the last number: the sequence went back (a restore, a failover), and what it hands out now would
+        // never be read. A floor is only a hint, so it begins anew.
+        if (back.length > 0) return run((sql) => lowerFloors(sql, holder, back, position))
         if (position === finished && claims.every(({ floor }) => BigInt(floor) >= BigInt(position))) return []
         fence = { position, xid: await run(takeTransactionId) }
       }
@@ -54,6 +58,20 @@ export async function takeTransactionId(sql: Sql): Promise<string> {
   const [row] = await sql<{ xid: string }[]>`select pg_current_xact_id()::text as xid`
   if (row === undefined) throw new Error('a function without a row')
   return row.xid
+}
+
+/** Sets floors above `position` back to 0 and returns their lanes. */
+export async function lowerFloors(sql: Sql, holder: string, claims: readonly Claim[], position: string): Promise<{ lane: number; floor: string }[]> {
+  return sql<{ lane: number; floor: string }[]>`
+    with mine as materialized (
+      select l.lane from outbox.lane l
+      join unnest(${`{${claims.map(({ lane }) => lane).join()}}`}::smallint[], ${`{${claims.map(({ term }) => term).join()}}`}::bigint[]) as c(lane, term)
+        on c.lane = l.lane and c.term = l.term
+      where l.holder = ${holder} and l.floor > ${position}::bigint
+      order by l.lane for no key update of l
+    )
+    update outbox.lane l set floor = 0 from mine where l.lane = mine.lane
+    returning l.lane, l.floor`
 }
 
 /** The last step, or undefined where a transaction older than `xid` is still open. The lanes that moved are returned. */
@@ -102,7 +120,7 @@ export async function advanceSettled(sql: Sql): Promise<string> {
     with moved as (
       update auditlog.settled s set up_to = n.up_to
       from (
-        select b.was, coalesce((
+        select b.was, b.row_version, coalesce((
           select p.seq_id - 1 from auditlog.producer_log p
           where p.seq_id > b.was and p.seq_id <= b.most
             and ((select l.position from auditlog.publish_log l where l.seq_id = p.seq_id and l.latest) is null
@@ -110,10 +128,10 @@ export async function advanceSettled(sql: Sql): Promise<string> {
           order by p.seq_id limit 1
         ), b.most) as up_to
         from (
-          select w.up_to as was, least(w.up_to + 100000, (select min(l.floor) from outbox.lane l)) as most from auditlog.settled w
+          select w.up_to as was, w.xmin as row_version, least(w.up_to + 100000, (select min(l.floor) from outbox.lane l)) as most from auditlog.settled w
         ) b
       ) n
-      where s.up_to = n.was and n.up_to > n.was
+      where s.up_to = n.was and s.xmin = n.row_version and n.up_to > n.was -- xmin: a rebuild that waited for may have left the number as it was
       returning s.up_to
     )
     select coalesce((select m.up_to from moved m), (select s.up_to from auditlog.settled s)) as up_to`

@@ -65,7 +65,7 @@ export async function nextEvents(sql: Sql, lanes: readonly ReadableLane[], limit
     ), taken as materialized (
       select t.lane, t.position, t.seq_id, t.attempt, t.bytes
       from (select a.*, sum(a.bytes::bigint) over (order by a.turn, a.lane rows unbounded preceding) as so_far from ahead a) t
-      where t.so_far <= ${limits.bytes}::bigint or t.so_far = t.bytes
+      where t.so_far - t.bytes < ${limits.bytes}::bigint -- the one that passes the limit is taken, or it would hide all behind it
       order by t.turn, t.lane
       limit ${limits.rows}
     )

@@ -34,7 +34,7 @@ export async function keepRejected(sql: Sql, { path, headers, body, reason, deta
   const [row] = await sql<{ id: string }[]>`
     insert into auditlog.rejected_request (path, headers, body, reason, detail)
     values (${path}, ${JSON.stringify(headers)}::text::jsonb, ${a ?? ''}::bytea || ${b ?? ''}::bytea || ${c ?? ''}::bytea || ${d ?? ''}::bytea,
-            ${reason}, ${detail})
+            ${reason}, ${detail.replaceAll('\0', '\\u0000')})
     returning id`
   if (row === undefined) throw new Error('rejected_request returned no id')
   return row.id

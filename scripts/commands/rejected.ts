@@ -92,7 +92,7 @@ function bytesOf(file: string): Buffer {
 
 /** A connection refused here is the listener's, not the database's. */
 async function postAgain(listener: string, path: string, headers: Readonly<Record<string, string>>, body: Buffer): Promise<Posted> {
-  const kept = Object.entries(headers).filter(([name]) => /^(content-type|idempotency-key|traceparent)$/i.test(name))
+  const kept = Object.entries(headers).filter(([name]) => /^(content-type|idempotency-key|idempotency-ordinal|traceparent)$/i.test(name))
   const response = await fetch(new URL(path, listener), { method: 'POST', headers: Object.fromEntries(kept), body: new Uint8Array(body) })
     .catch((cause: unknown) => {
       throw new DeltapostError('LISTENER_UNREACHABLE', `no answer from the listener at ${listener}`, 'deltapost serve listener, or --listener URL', { cause })

@@ -54,6 +54,8 @@ async function oneLife(parts: SuperviseParts, joined: () => void): Promise<void>
     maxBytesPerPartition: 1 << 20,
     maxBytes: 32 << 20,
     allowAutoTopicCreation: false,
+    // A partition that had no leader is looked for again after this; the default is five minutes.
+    metadataMaxAge: 10_000,
     // Five: a broker that has just started answers the first look for a coordinator with 'not available'.
     retry: { retries: 5, initialRetryTime: 300, restartOnFailure: () => Promise.resolve(false) },
   })

@@ -90,6 +90,7 @@ function postOf(request: Request): Post {
     path: request.path,
     headers,
     idempotencyKey: headers['idempotency-key'] === '' ? undefined : headers['idempotency-key'],
+    firstOrdinal: /^\d{1,9}$/.test(headers['idempotency-ordinal'] ?? '') ? Number(headers['idempotency-ordinal']) : 0,
     traceparent: traceparent !== undefined && isTraceparent(traceparent) ? traceparent : undefined,
   }
 }

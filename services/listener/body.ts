@@ -2,18 +2,26 @@ import type { IncomingMessage } from 'node:http'
 
 /** What of a rejected oversize body is kept. */
 const HEAD = 64 << 10
+/** Bodies that declare at most so much have a budget of their own: a large upload that stalls must not turn them away. */
+const SMALL = 1 << 20
+const SMALL_BUDGET = 32 << 20
 
 /**
  * The bytes of request bodies that may be in memory at one time. The process takes more: a body of 250 MB was seen to
  * need 1.8 GB until it was committed, and 3.4 GB where it was kept as rejected (the driver writes bytes as hex).
  */
-export type Budget = {
+export type Budget = Pool & { small: Pool }
+type Pool = {
   /** False where there is no room; then nothing is reserved. */
   reserve: (bytes: number) => boolean
   release: (bytes: number) => void
 }
 
 export function openBudget(total: number): Budget {
+  return { ...openPool(total), small: openPool(SMALL_BUDGET) }
+}
+
+function openPool(total: number): Pool {
   let left = total
   return {
     reserve(bytes) {
@@ -40,13 +48,14 @@ export type Body = { kind: 'whole' | 'too_large' | 'aborted' | 'busy'; bytes: Bu
 export function readBody(request: IncomingMessage, maxBody: number, budget: Budget): Promise<Body> {
   const declared = request.headers['content-length'] === undefined ? undefined : Number(request.headers['content-length'])
   const tooLarge = declared !== undefined && declared > maxBody
+  const pool = declared !== undefined && declared <= SMALL ? budget.small : budget
   const { promise, resolve } = Promise.withResolvers<Body>()
   const chunks: Buffer[] = []
   let length = 0
   let reserved = 0
 
   function reserve(bytes: number): boolean {
-    if (!budget.reserve(bytes)) return false
+    if (!pool.reserve(bytes)) return false
     reserved += bytes
     return true
   }
@@ -56,7 +65,7 @@ export function readBody(request: IncomingMessage, maxBody: number, budget: Budg
     request.pause()
     let bytes = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks, length)
     if (kind === 'too_large') bytes = Buffer.from(bytes.subarray(0, HEAD))
-    resolve({ kind, bytes, release: () => budget.release(reserved) })
+    resolve({ kind, bytes, release: () => pool.release(reserved) })
   }
 
   function take(chunk: Buffer): void {

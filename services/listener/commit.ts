@@ -13,12 +13,15 @@ export type Outcome = { seqId: string } | { reason: BadChange['reason']; detail:
  * One change that Postgres refuses would fail its whole group, so a group that fails on data is halved until the culprit
  * stands alone. That costs about 2·log2(n) statements a culprit, and only where a reader let something through.
  */
-export async function commitGroup(slot: Slot, changes: readonly Accepted[]): Promise<Outcome[]> {
+export async function commitGroup(slot: Slot, changes: readonly Accepted[], again = false): Promise<Outcome[]> {
   try {
     return await commit(slot, changes)
   } catch (error) {
     const state = sqlstateOf(error) ?? ''
-    if (!/^(22|23|54)/.test(state)) throw error
+    // 23505: a number that was handed out before (a restore); nothing is wrong with the change.
+    if (!/^(22|23|54)/.test(state) || state === '23505') throw error
+    // 23514: a partition was attached while the statement waited for the default one; routed anew it passes.
+    if (changes.length === 1 && state === '23514' && !again) return commitGroup(slot, changes, true)
     if (changes.length === 1) return [{ reason: 'refused_by_database', detail: `SQLSTATE ${state}` }]
     const middle = changes.length >> 1
     return [...await commitGroup(slot, changes.slice(0, middle)), ...await commitGroup(slot, changes.slice(middle))]

@@ -13,6 +13,8 @@ export type Post = {
   path: string
   headers: Readonly<Record<string, string>>
   idempotencyKey: string | undefined
+  /** The place of the first document in the batch it was part of: not 0 where one of a batch is retried. */
+  firstOrdinal: number
   traceparent: string | undefined
 }
 
@@ -44,12 +46,14 @@ export async function ingest(bytes: Buffer, post: Post, parts: IngestParts): Pro
   if (first.done === true) return single(await refuse(new BadChange('empty_body', 'the body is empty'), bytes, post, parts))
   const second = documents.next()
   if (second.done === true && !first.value.inArray) {
-    return single(await take({ text, document: first.value, payload: text, ordinal: 0 }, post, parts))
+    // Postgres takes no byte order mark for JSON.
+    const payload = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text
+    return single(await take({ text, document: first.value, payload, ordinal: post.firstOrdinal }, post, parts))
   }
 
   const items: Item[] = []
   let window: Promise<Item>[] = []
-  let ordinal = 0
+  let ordinal = post.firstOrdinal
   for (const document of chain(first, second, documents)) {
     window.push(take({ text, document, payload: text.slice(document.start, document.end), ordinal }, post, parts))
     ordinal += 1
@@ -83,7 +87,8 @@ async function take(piece: Piece, post: Post, parts: IngestParts): Promise<Item>
     throw new BadChange(outcome.reason, outcome.detail)
   } catch (error) {
     if (!(error instanceof BadChange)) throw error
-    return refuse(error, Buffer.from(piece.payload), post, parts)
+    const headers = post.idempotencyKey === undefined ? post.headers : { ...post.headers, 'idempotency-ordinal': String(piece.ordinal) }
+    return refuse(error, Buffer.from(piece.payload), { ...post, headers }, parts)
   }
 }
 

@@ -257,6 +257,27 @@ test.serial('a body for which there is no room is 503 with Retry-After, and take
   t.is((await listener.post(change({ DATA: { id: 'x'.repeat(5 * MB) } }))).status, 200)
 })
 
+test('I11 a name with a NUL that stands twice is kept, and so is what is posted beside it', async (t) => {
+  const bad = `{"TIME":"2019-09-16T10:00:00.1Z","SCHEMANAME":"testdb","TABLENAME":"test","OPERATION":"INSERT","DATA":{"a\\u0000":"1","a\\u0000":"2"}}`
+  const answer = await listener.post(bad)
+  t.is(answer.status, 400, answer.text)
+  t.is((await keptOf(answer))?.body.toString(), bad)
+  const both = await listener.post(`${bad}\n${change()}\n`)
+  t.is(both.status, 200)
+})
+
+test('a byte order mark in front of one change is no part of it', async (t) => {
+  t.is((await listener.post(`\ufeff${change()}`)).status, 200)
+})
+
+test('one of a batch with an Idempotency-Key that was refused keeps its place when it is sent again', async (t) => {
+  const [one, two] = [change(), change()]
+  const headers = { 'Idempotency-Key': 'batch of two' }
+  const first = await listener.post(`[${one},${two}]`, { headers })
+  const again = await listener.post(two, { headers: { ...headers, 'Idempotency-Ordinal': '1' } })
+  t.is(seqIdOf(again), (first.json as { seq_id: string }[])[1]!.seq_id)
+})
+
 test('addresses: 404, 405 with Allow, alive and ready', async (t) => {
   t.like(await listener.get('/healthz'), { status: 200 })
   t.like(await listener.get('/readyz'), { status: 200, text: '{"ready":true}' })

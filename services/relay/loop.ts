@@ -23,6 +23,9 @@ const LOOK_LAST = 500
 const BETWEEN_READS = 5
 const WORTH_IT = 200
 
+/** A lane whose topic cannot be had rests this long: asking takes seconds, in which no other lane is read. */
+const UNREADY_REST = 2_000
+
 /** A lane whose first event has no change in producer_log waits this long for somebody to look. */
 const ORPHAN_REST = 5_000
 
@@ -104,7 +107,10 @@ async function readOnce({ parts, flight, topics, orphans }: Reader, lanes: reado
     if (event.topicname === null || !ready.has(event.topicname)) {
       // What follows in this lane must not go before it.
       skipped.add(at.lane)
-      if (event.topicname !== null) continue
+      if (event.topicname !== null) {
+        at.lane.blockedUntil = performance.now() + UNREADY_REST
+        continue
+      }
       orphans.failed(new Error(`lane ${event.lane}, position ${event.position}: the lane waits`))
       at.lane.blockedUntil = performance.now() + ORPHAN_REST
       continue

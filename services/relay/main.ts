@@ -51,6 +51,8 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
     wake: parts.wake, bell, signal, hurry: hurry.signal, log,
   })
   ended.abort()
-  await Promise.race([Promise.all(tasks).then(lanes.giveBack).then(publisher.close), late.promise])
+  await Promise.race([Promise.all(tasks)
+    .then(lanes.giveBack).catch((error: unknown) => log.warn({ error }, 'could not give lanes back; their leases run out'))
+    .then(publisher.close).catch((error: unknown) => log.debug({ error }, 'closing the producer')), late.promise])
   await Promise.race([Promise.all(Object.values(slots).map((one) => one.close())), late.promise])
 }

@@ -15,6 +15,9 @@ export type Flying = { event: PendingEvent; lane: HeldLane; reading: number }
 const MOST_RECORDS = 500
 const MOST_BYTES = 4 << 20
 
+/** A lane whose first record the broker refuses for its size is tried again so often, in milliseconds. */
+const UNSENDABLE_REST = 5_000
+
 export type PartitionParts = {
   partition: number
   /** Resolves with the offset of the first; what it rejects with leaves it open whether they were written. */
@@ -49,12 +52,15 @@ export function openPartition(parts: PartitionParts): Partition {
     parts.dropped(batch)
   }
 
+  function dropLanes(out: ReadonlySet<HeldLane>, batch: readonly Flying[]): void {
+    drop([...batch, ...queue].filter(({ lane }) => out.has(lane)))
+    queue = queue.filter(({ lane }) => !out.has(lane))
+  }
+
   /** Drops from the batch, and from what waits behind it, the lanes of which something may not be sent. */
   function sendable(batch: readonly Flying[]): readonly Flying[] {
     const out = new Set(batch.filter(({ lane, reading }) => reading !== lane.reading || !usable(lane)).map(({ lane }) => lane))
-    if (out.size === 0) return batch
-    drop([...batch, ...queue].filter(({ lane }) => out.has(lane)))
-    queue = queue.filter(({ lane }) => !out.has(lane))
+    if (out.size > 0) dropLanes(out, batch)
     return batch.filter(({ lane }) => !out.has(lane))
   }
 
@@ -65,12 +71,15 @@ export function openPartition(parts: PartitionParts): Partition {
       queue.unshift(...batch)
       return
     }
+    parts.trouble.failed(error)
+    const alone = unsendable(batch, error)
+    if (alone !== undefined) {
+      alone.blockedUntil = performance.now() + UNSENDABLE_REST
+      return dropLanes(new Set([alone]), batch)
+    }
     tries += 1
     restUntil = performance.now() + backOff(tries)
-    parts.trouble.failed(error)
-    const waiting = queue
-    queue = []
-    drop([...batch, ...waiting])
+    drop([...batch, ...queue.splice(0)])
   }
 
   async function work(): Promise<void> {
@@ -117,6 +126,13 @@ function take(queue: readonly Flying[], mostBytes: number): { batch: Flying[]; s
     size += 1
   }
   return { batch: queue.slice(0, size), size }
+}
+
+/** The lane of a single record that may never pass: above socket.request.max.bytes the broker just hangs up. */
+function unsendable(batch: readonly Flying[], error: unknown): HeldLane | undefined {
+  const [alone] = batch
+  if (alone === undefined || batch.length > 1) return undefined
+  return isTooLarge(error) || alone.event.bytes > MOST_BYTES ? alone.lane : undefined
 }
 
 function sizeOf(batch: readonly Flying[]): number {

@@ -17,6 +17,10 @@ type RequestQueue = {
   scheduleCheckPendingRequests(): void
 }
 
+type MetadataResponse = {
+  parse: (data: { topicMetadata: { partitionMetadata: { partitionErrorCode: number; leader: number }[] }[] }) => Promise<unknown>
+}
+
 let patched = false
 
 /**
@@ -39,6 +43,22 @@ export function patchKafkajs(): void {
       this.throttleCheckTimeoutId = null
       this.checkPendingRequests()
     }, wait)
+  }
+
+  // One partition without a leader makes kafkajs refuse the metadata of the whole topic, and with it every other partition.
+  // Let through, only a send to that partition fails (no broker -1), and asks for new metadata.
+  const { parse } = require('kafkajs/src/protocol/requests/metadata/v0/response') as MetadataResponse // untyped file of the package
+  const LEADER_NOT_AVAILABLE = 5
+  for (const number of [0, 1, 2, 3, 4, 5, 6]) {
+    const response = require(`kafkajs/src/protocol/requests/metadata/v${number}/response`) as MetadataResponse // untyped file of the package
+    response.parse = async (data) => {
+      if (data.topicMetadata.some(({ partitionMetadata }) => partitionMetadata.some(({ leader }) => leader >= 0))) {
+        for (const { partitionMetadata } of data.topicMetadata) {
+          for (const one of partitionMetadata) if (one.partitionErrorCode === LEADER_NOT_AVAILABLE) one.partitionErrorCode = 0
+        }
+      }
+      return parse(data)
+    }
   }
 
   const compress = promisify(zstdCompress)

@@ -130,7 +130,7 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
   const admin = kafka.admin({ retry: KAFKA_RETRY })
   await admin.connect()
   try {
-    const there = await partitionsOf(admin, topic)
+    const there = await partitionsOf(admin, topic, 'some')
     if (there !== undefined) return there
     try {
       // kafkajs's own waiting throws where the broker that is asked has not heard of the new topic yet.
@@ -141,7 +141,7 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
       throw error
     }
     for (let tries = 0; tries < 50; tries++) {
-      const now = await partitionsOf(admin, topic)
+      const now = await partitionsOf(admin, topic, 'all')
       if (now !== undefined) return now
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
@@ -151,12 +151,13 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
   }
 }
 
-/** Undefined where the topic is missing, or too new for all of its partitions to have a leader. */
-async function partitionsOf(admin: Admin, topic: string): Promise<number | undefined> {
+/** Undefined where the topic is missing, or too new for its partitions to have a leader; an older one may lack some for long. */
+async function partitionsOf(admin: Admin, topic: string, led: 'some' | 'all'): Promise<number | undefined> {
   try {
     const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
     const found = topics.find(({ name }) => name === topic)?.partitions ?? []
-    return found.length === 0 || found.some(({ leader }) => leader < 0) ? undefined : found.length
+    const leading = found.filter(({ leader }) => leader >= 0).length
+    return leading === 0 || (led === 'all' && leading < found.length) ? undefined : found.length
   } catch (error) {
     if (/^(UNKNOWN_TOPIC_OR_PARTITION|LEADER_NOT_AVAILABLE)$/.test(typeOf(error))) return undefined
     throw error
