@@ -8,7 +8,7 @@ export function addDemo(program: Command): void {
   program.command('demo')
     .description('the whole way on servers of its own: posts changes, waits, compares, ends')
     .option('--events <n>', 'how many changes are generated', wholeNumber, 5_000)
-    .option('--rate <n>', 'how many of them a second', wholeNumber, 500)
+    .option('--rate <n>', 'how many of them a second', wholeNumber, 300)
     .option('--seed <n>', 'the same seed makes the same changes (another each time)', wholeNumber)
     .addHelpText('after', `
 Exits with 0 only when every count adds up and the target's rows are those of the model.
