@@ -1,3 +1,4 @@
+import type { PendingQuery, Row } from 'postgres'
 import type { Sql } from './sql.ts'
 
 /** A relay's right to a lane. `term` names this claim and no other; events at or below `floor` are known to be gone. */
@@ -49,18 +50,22 @@ export async function claimLanes(sql: Sql, holder: string, most: number, leaseMs
 }
 
 /**
- * Prolongs the claims and returns the lanes still held; one that is missing belongs to somebody else, or soon will.
+ * The part of a statement that locks the lanes of these claims that are still held, and names them.
  *
- * Locks in lane order, like every statement that locks more than one lane: an ack and a renewal would deadlock.
+ * In lane order, like every statement that locks more than one lane: an ack and a renewal would deadlock.
  */
+export function lockHeld(sql: Sql, holder: string, claims: readonly Claim[]): PendingQuery<Row[]> {
+  return sql`
+    select l.lane from outbox.lane l
+    join unnest(${lanesOf(claims)}::smallint[], ${termsOf(claims)}::bigint[]) as c(lane, term) on c.lane = l.lane and c.term = l.term
+    where l.holder = ${holder}
+    order by l.lane for no key update of l`
+}
+
+/** Prolongs the claims and returns the lanes still held; one that is missing belongs to somebody else, or soon will. */
 export async function renewLanes(sql: Sql, holder: string, claims: readonly Claim[], leaseMs: number): Promise<number[]> {
   const rows = await sql<{ lane: number }[]>`
-    with mine as materialized (
-      select l.lane from outbox.lane l
-      join unnest(${lanesOf(claims)}::smallint[], ${termsOf(claims)}::bigint[]) as c(lane, term) on c.lane = l.lane and c.term = l.term
-      where l.holder = ${holder}
-      order by l.lane for no key update of l
-    )
+    with mine as materialized (${lockHeld(sql, holder, claims)})
     update outbox.lane l set held_until = now() + ${leaseMs}::integer * interval '1 ms'
     from mine where l.lane = mine.lane
     returning l.lane`
@@ -70,12 +75,7 @@ export async function renewLanes(sql: Sql, holder: string, claims: readonly Clai
 /** Gives lanes back, claimable at once. The caller has nothing of theirs in flight. Returns those it still held. */
 export async function releaseLanes(sql: Sql, holder: string, claims: readonly Claim[]): Promise<number[]> {
   const rows = await sql<{ lane: number }[]>`
-    with mine as materialized (
-      select l.lane from outbox.lane l
-      join unnest(${lanesOf(claims)}::smallint[], ${termsOf(claims)}::bigint[]) as c(lane, term) on c.lane = l.lane and c.term = l.term
-      where l.holder = ${holder}
-      order by l.lane for no key update of l
-    )
+    with mine as materialized (${lockHeld(sql, holder, claims)})
     update outbox.lane l set holder = null, held_until = '-infinity'
     from mine where l.lane = mine.lane
     returning l.lane`

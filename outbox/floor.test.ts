@@ -162,3 +162,22 @@ test('I3 a floor above the last number, as after a restore, begins anew', async 
   t.is(lowered.length, 64)
   t.deepEqual(await floors(sql), ['0'])
 })
+
+test('I12 the watermark does not pass changes that a rebuild takes back while it waits', async (t) => {
+  const { sql, other, third } = await given(t)
+  const seqIds = await writeEvents(sql, Array.from({ length: 6 }, (_, key) => ({ key: String(key) })))
+  await sql`insert into auditlog.publish_log (position, seq_id, producer_publish_status) select seq_id, seq_id, 'PUBLISHED' from auditlog.producer_log`
+  await sql`insert into inbox.applied (origin, seq_id, status, statement, partition, "offset") select 1, seq_id, 'APPLIED', 1, 0, seq_id from auditlog.producer_log`
+  await sql`delete from outbox.event`
+  await sql`update outbox.lane set floor = ${seqIds.at(-1)!}`
+  const rebuild = await other.reserve()
+  await rebuild`begin`
+  await rebuild`delete from inbox.applied where seq_id > ${seqIds[2]!}`
+  await rebuild`update auditlog.settled set up_to = least(up_to, ${seqIds[2]!}::bigint)`
+  const advancing = advanceSettled(sql)
+  await until(async () => (await third`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).length > 0)
+  await rebuild`commit`
+  rebuild.release()
+  await advancing
+  t.is(await advanceSettled(sql), seqIds[2]!)
+})

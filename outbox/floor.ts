@@ -1,3 +1,4 @@
+import { lockHeld } from './claim.ts'
 import type { Claim } from './claim.ts'
 import type { Sql } from './sql.ts'
 
@@ -63,14 +64,8 @@ export async function takeTransactionId(sql: Sql): Promise<string> {
 /** Sets floors above `position` back to 0 and returns their lanes. */
 export async function lowerFloors(sql: Sql, holder: string, claims: readonly Claim[], position: string): Promise<{ lane: number; floor: string }[]> {
   return sql<{ lane: number; floor: string }[]>`
-    with mine as materialized (
-      select l.lane from outbox.lane l
-      join unnest(${`{${claims.map(({ lane }) => lane).join()}}`}::smallint[], ${`{${claims.map(({ term }) => term).join()}}`}::bigint[]) as c(lane, term)
-        on c.lane = l.lane and c.term = l.term
-      where l.holder = ${holder} and l.floor > ${position}::bigint
-      order by l.lane for no key update of l
-    )
-    update outbox.lane l set floor = 0 from mine where l.lane = mine.lane
+    with mine as materialized (${lockHeld(sql, holder, claims)})
+    update outbox.lane l set floor = 0 from mine where l.lane = mine.lane and l.floor > ${position}::bigint
     returning l.lane, l.floor`
 }
 

@@ -2,7 +2,6 @@ import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import test from 'ava'
 import { startRole } from '../scripts/commands/role-process.ts'
 import { ACCOUNT_TABLE } from '../scripts/demo/account.ts'
 import { play } from '../scripts/demo/play.ts'
@@ -15,12 +14,12 @@ import { freePorts } from '../scripts/stack/free-port.ts'
 import { migrate } from '../services/jobs/migrate.ts'
 import { openSlot } from '../services/runtime/slot.ts'
 import { untilAnswered } from './support/posts.ts'
+import { testOwnKafka } from './support/own-servers.ts'
 import { until } from './support/until.ts'
 
 const changes = 1_200
 
-// Servers of its own, because the others' must not be killed.
-test('I1 I3 I10 Postgres and Kafka killed under load come back, and every accepted change arrives once', async (t) => {
+testOwnKafka('I1 I3 I10 Postgres and Kafka killed under load come back, and every accepted change arrives once', async (t) => {
   t.timeout(240_000)
   const directory = mkdtempSync(join(tmpdir(), 'deltapost-servers-'))
   chmodSync(directory, 0o755)

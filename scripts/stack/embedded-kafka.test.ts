@@ -1,4 +1,3 @@
-import test from 'ava'
 import kafkajs from 'kafkajs'
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -6,12 +5,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
+import { testOwnKafka } from '../../test/support/own-servers.ts'
 import { until } from '../../test/support/until.ts'
 import { embeddedKafka, type EmbeddedKafka } from './embedded-kafka.ts'
-import { missingForKafka } from './kafka-jars.ts'
 import { commandOf } from './process-table.ts'
 
-const onKafka = missingForKafka() === undefined ? test : test.skip
 const TOPIC = 'kept'
 
 function temporary(): string {
@@ -31,7 +29,7 @@ async function logEnd(server: EmbeddedKafka): Promise<string | undefined> {
   return partition?.high
 }
 
-onKafka('a record of 20 MB is taken, and a killed broker comes back on its port with it', async (t) => {
+testOwnKafka('a record of 20 MB is taken, and a killed broker comes back on its port with it', async (t) => {
   const server = await embeddedKafka({ directory: temporary(), log: t.log })
   t.teardown(server.stop)
   const admin = client(server).admin()
@@ -48,7 +46,7 @@ onKafka('a record of 20 MB is taken, and a killed broker comes back on its port 
   t.is(await until(async () => logEnd(server), { within: 30_000 }), '1')
 })
 
-onKafka('a broker that an earlier run left behind is ended, and its data are used', async (t) => {
+testOwnKafka('a broker that an earlier run left behind is ended, and its data are used', async (t) => {
   const directory = temporary()
   const first = await embeddedKafka({ directory, log: t.log })
   const cluster = readFileSync(join(directory, 'data', 'meta.properties'), 'utf8')

@@ -1,22 +1,18 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import test from 'ava'
 import pino from 'pino'
 import { decodeIdentity } from '../../outbox/record.ts'
 import { embeddedKafka } from '../../scripts/stack/embedded-kafka.ts'
-import { missingForKafka } from '../../scripts/stack/kafka-jars.ts'
 import { freshDatabase } from '../../test/support/database.ts'
 import { outboxConnection, readTopic, writeEvents } from '../../test/support/events.ts'
+import { testOwnKafka } from '../../test/support/own-servers.ts'
 import { until } from '../../test/support/until.ts'
 import { readConfig } from '../runtime/config.ts'
 import { openLocalWake } from '../runtime/wake.ts'
 import { runRelay } from './main.ts'
 
-// A broker of its own, because the others' must not be stopped.
-const run = missingForKafka() === undefined ? test : test.skip
-
-run('I3 a broker that is killed and comes back costs time only: everything is published, and the log says it once', async (t) => {
+testOwnKafka('I3 a broker that is killed and comes back costs time only: everything is published, and the log says it once', async (t) => {
   t.timeout(110_000)
   const directory = mkdtempSync(join(tmpdir(), 'relay-broker-'))
   const broker = await embeddedKafka({ directory, log: () => undefined })
