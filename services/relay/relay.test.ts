@@ -211,8 +211,12 @@ test('a batch above the record limit of the topic goes in smaller ones, in order
     resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: at.topic, configEntries: [{ name: 'max.message.bytes', value: '1000000' }] }],
   }))
   const sized = (bytes: number): string => JSON.stringify({ DATA: 'x'.repeat(bytes) })
-  const seqIds = await writeEvents(at.sql, Array.from({ length: 40 }, () => ({ topic: at.topic, key: '1', payload: sized(300_000) })))
-  const [huge] = await writeEvents(at.sql, [{ topic: at.topic, key: '1', payload: sized(1_500_000) }])
+  // The first lane of its partition, which is read before the others.
+  const [{ key, lane } = { key: '', lane: 0 }] = await at.sql<{ key: string; lane: number }[]>`
+    select k.key, l.lane from generate_series(1, 1000) n cross join lateral (select n::text as key) k
+    cross join lateral (select outbox.lane_of(64::smallint, 'app', 'test', k.key) as lane) l where l.lane < 12 limit 1`
+  const seqIds = await writeEvents(at.sql, Array.from({ length: 40 }, () => ({ topic: at.topic, key, payload: sized(300_000) })))
+  const [huge] = await writeEvents(at.sql, [{ topic: at.topic, key, payload: sized(1_500_000) }])
   const others = await writeEvents(at.sql, Array.from({ length: 100 }, (_, key) => ({ topic: at.topic, key: String(key) })))
   const one = relay(t, at, 'one')
   const behind = await at.sql<{ seq_id: string }[]>`
@@ -224,6 +228,11 @@ test('a batch above the record limit of the topic goes in smaller ones, in order
   t.false(records.some((record) => seqIdOf(record) === huge))
   await until(async () => (await left(at.sql)) <= held.size + 1)
   t.is((await at.sql`select from outbox.event where seq_id = ${huge!}`).length, 1)
+  const neighbours = await at.sql<{ key: string }[]>`
+    select n::text as key from generate_series(2000, 2200) n cross join lateral (select outbox.lane_of(64::smallint, 'app', 'test', n::text) as lane) l
+    where l.lane <> ${lane} and l.lane % 12 = ${lane} % 12`
+  await writeEvents(at.sql, neighbours.map((one) => ({ topic: at.topic, key: one.key })))
+  await until(async () => (await left(at.sql)) <= held.size + 1, { within: 20_000, what: 'the neighbours in the partition of the refused record' })
   await one.stop()
 })
 
