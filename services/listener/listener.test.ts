@@ -257,6 +257,19 @@ test.serial('a body for which there is no room is 503 with Retry-After, and take
   t.is((await listener.post(change({ DATA: { id: 'x'.repeat(5 * MB) } }))).status, 200)
 })
 
+test.serial('large uploads that stall do not turn the posts of triggers away', async (t) => {
+  const stalled = open('/events', { 'Content-Length': 24 * MB, Expect: '100-continue' })
+  stalled.flushHeaders()
+  await once(stalled, 'continue')
+  try {
+    t.is((await listener.post(change({ DATA: { id: 'x'.repeat(8 * MB) } }))).status, 503, 'the budget of large bodies is taken')
+    t.is((await listener.post(change())).status, 200)
+  } finally {
+    stalled.destroy() // or the budget would be missing to every other test
+  }
+  await until(async () => (await listener.post(change({ DATA: { id: 'x'.repeat(8 * MB) } }))).status === 200)
+})
+
 test('I11 a name with a NUL that stands twice is kept, and so is what is posted beside it', async (t) => {
   const bad = `{"TIME":"2019-09-16T10:00:00.1Z","SCHEMANAME":"testdb","TABLENAME":"test","OPERATION":"INSERT","DATA":{"a\\u0000":"1","a\\u0000":"2"}}`
   const answer = await listener.post(bad)
