@@ -76,13 +76,6 @@ test('an error or a rejection that nobody caught is logged and ends the process 
   }
 })
 
-test('a connection lost while the driver asks for array types ends nobody', async (t) => {
-  const { code } = await start(`
-    void Promise.reject(Object.assign(new Error('read ECONNRESET'), { query: 'select b.oid, b.typarray from pg_type' }))
-    setTimeout(() => process.exit(0), 50)`, 5_000).ended
-  t.is(code, 0)
-})
-
 test('a role stops when the process that started it is gone', async (t) => {
   const { child, ready, ended } = start(UNTIL_ASKED, 5_000, 'ipc')
   await ready

@@ -37,18 +37,9 @@ export function stopSignal(log: Log, hardLimitMs: number): AbortSignal {
   }
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => {
-      if (isTypeFetch(error)) return
       log.fatal({ error }, event === 'uncaughtException' ? 'an error that nobody caught' : 'a rejection that nobody waited for')
       process.exit(1)
     })
   }
   return stopping.signal
-}
-
-/**
- * postgres.js asks for the array types on every new connection and waits for the answer nowhere: where the connection is
- * lost meanwhile, that rejection is nobody's. Whoever wanted the connection has the loss from its own statement.
- */
-function isTypeFetch(error: unknown): boolean {
-  return error instanceof Error && 'query' in error && typeof error.query === 'string' && error.query.includes('b.typarray')
 }

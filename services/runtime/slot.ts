@@ -1,6 +1,9 @@
 import { connect as tcp } from 'node:net'
 import postgres from 'postgres'
 import type { Options, PostgresType, Sql as PostgresSql } from 'postgres'
+import { arrayTypes } from './arrays.ts'
+
+type Types = { timestamp: PostgresType<string> } & typeof arrayTypes
 
 /** bigint and numeric come as text by default, timestamps because of this type: nothing is rounded on the way. */
 type Sql = PostgresSql<{ timestamp: string }>
@@ -35,13 +38,14 @@ export class SlotLost extends Error {
 }
 
 /** Settings that every connection needs: text instead of rounded numbers, plans that cannot be of an empty table. */
-export function connectionOptions(options: SlotOptions): Options<{ timestamp: PostgresType<string> }> {
+export function connectionOptions(options: SlotOptions): Options<Types> {
   const deadline = options.deadline ?? 15_000
   const driverOptions = {
     max: 1,
     max_lifetime: null,
     idle_timeout: 0,
     connect_timeout: 5,
+    fetch_types: false, // see arrayTypes
     onnotice: () => undefined,
     // The driver never sets TCP_NODELAY, which costs 40 ms on every statement larger than a packet.
     socket: noDelaySocket,
@@ -59,9 +63,10 @@ export function connectionOptions(options: SlotOptions): Options<{ timestamp: Po
     },
     types: {
       timestamp: { to: 1114, from: [1082, 1114, 1184], serialize: String, parse: String },
+      ...arrayTypes,
     },
   }
-  return driverOptions satisfies Options<{ timestamp: PostgresType<string> }>
+  return driverOptions satisfies Options<Types>
 }
 
 /** Opens a slot; the connection itself is made by the first statement, and made again after a loss. */
