@@ -7,7 +7,7 @@ create schema outbox;
 create table outbox.database (
   the_only boolean primary key default true check (the_only),
   origin smallint not null default 1 check (origin > 0),
-  lanes smallint not null default 64 check (lanes > 0)
+  lanes smallint not null default 64 check (lanes between 1 and 9999)
 );
 insert into outbox.database default values;
 
@@ -20,15 +20,24 @@ language sql immutable parallel safe
 return (('x' || left(md5(schema_name || '.' || table_name || chr(31) || coalesce(row_key, '')), 8))::bit(32)::bigint
         % lanes)::smallint;
 
--- A relay's right to a lane. fillfactor 50: renewing every half second must stay inside the page (HOT).
+-- A relay's right to a lane. Retries and error records have lanes of their own, so that a topic which cannot be written
+-- holds up nobody else; their order says nothing, since a row's version decides. fillfactor 50: renewing every half second must stay inside the page (HOT).
 create table outbox.lane (
   lane smallint primary key,
+  kind text not null default 'change' check (kind in ('change', 'retry', 'error')),
   holder text,
   term bigint not null default 0,
   held_until timestamptz not null default '-infinity',
   floor bigint not null default 0
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 insert into outbox.lane (lane) select generate_series(0, 63)::smallint;
+insert into outbox.lane (lane, kind) select 10000 + n, 'retry' from generate_series(0, 3) as n;
+insert into outbox.lane (lane, kind) select 20000 + n, 'error' from generate_series(0, 3) as n;
+
+-- The lane of a retry or of an error record.
+create function outbox.side_lane(kind text, seq_id bigint) returns smallint
+language sql immutable parallel safe
+return (case kind when 'retry' then 10000 else 20000 end + seq_id % 4)::smallint;
 
 -- Relays that are alive: how many there are decides the fair share of lanes of each.
 create table outbox.relay (
@@ -37,15 +46,20 @@ create table outbox.relay (
 ) with (fillfactor = 50);
 
 -- What waits to be published. Rows leave with the ack, so the table stays small; the primary key is the order of reading.
+-- kind: a change of producer_log, the retry of a change that is parked in the inbox, or the record of a failure.
+-- origin null: a change of this database. topic null: the change's own. head: members in front of the change's own.
 -- scale factor 0: after a backlog of millions the next vacuum must not wait for millions of dead rows more.
 create table outbox.event (
   lane smallint not null,
   position bigint not null,
   seq_id bigint not null,
   attempt smallint not null default 0,
-  kind text not null default 'change' check (kind in ('change')),
+  kind text not null default 'change' check (kind in ('change', 'retry', 'error')),
   bytes integer not null,
   due_at timestamptz,
+  origin smallint,
+  topic text,
+  head text,
   primary key (lane, position)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_vacuum_insert_scale_factor = 0.2);
@@ -76,6 +90,9 @@ create table outbox.relation (
   epoch integer not null default 1,
   state text not null default 'ACTIVE' check (state in ('ACTIVE', 'STOPPED')),
   stop_reason text,
+  stopped_by text check (stopped_by in ('failure', 'operator')),
+  stopped_at timestamptz,
+  on_refusal text not null default 'park' check (on_refusal in ('park', 'skip')),
   revision integer not null default 1,
   met_at timestamptz not null default clock_timestamp(),
   unique (source_schema, source_table)

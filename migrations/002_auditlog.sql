@@ -59,7 +59,9 @@ end
 $$;
 select auditlog.add_partitions();
 
--- One row per event that was published, keyed by the event's position: a replay of a seq_id is a row of its own.
+-- One row per event that was published or given up, keyed by the event's position: a replay of a seq_id is a row of its own.
+-- kind null: the change itself; origin null: a change of this database. Records of failures, and changes of others, are
+-- never the latest row of a change.
 create table auditlog.publish_log (
   position bigint primary key,
   seq_id bigint not null,
@@ -69,7 +71,9 @@ create table auditlog.publish_log (
   producer_publish_time timestamptz not null default clock_timestamp(),
   partition integer,
   "offset" bigint,
-  latest boolean not null default true
+  latest boolean not null default true,
+  kind text,
+  origin smallint
 );
 -- Unique: audit_log must never show two rows for one change (I12).
 create unique index publish_log_latest on auditlog.publish_log (seq_id) where latest;

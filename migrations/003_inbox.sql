@@ -62,20 +62,33 @@ create table inbox.applied (
 );
 create index applied_not_plainly on inbox.applied (status, seq_id) where status <> 'APPLIED';
 
--- Changes set aside with what is needed to put them back: the element as the apply takes it, and why.
+-- Changes set aside: the record as it was consumed, and why. Their statuses are in applied.
+-- key null: they hold up no row (the relation is stopped, the key is missing or cannot be read).
+-- moved: the element of a key change, whose old key must be left even if a newer image settles the change.
+-- retry_at: when it is tried again, through Kafka where the reason is REFUSED; null: not by itself.
 create table inbox.parked (
   origin smallint not null,
   seq_id bigint not null,
   relation integer not null,
   key text,
+  epoch integer not null,
+  time bigint not null,
   reason text not null,
+  sqlstate text,
   message text not null,
-  change json not null,
   attempts smallint not null default 0,
+  waits integer not null default 0,
+  retry_at timestamptz,
+  topic text not null,
+  record_key text,
+  payload text not null,
+  traceparent text,
+  moved json,
   parked_at timestamptz not null default clock_timestamp(),
   primary key (origin, seq_id)
 );
-create index parked_row on inbox.parked (relation, key);
+create index parked_row on inbox.parked (relation, key, epoch, time, seq_id);
+create index parked_due on inbox.parked (retry_at) where retry_at is not null;
 
 -- Key changes by the key they left, until a newer version of that key settles them: the row that stands there goes
 -- whenever it equals the before-image. taken: it went; what the same row underwent before it left comes too late.
@@ -153,7 +166,14 @@ begin
   insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
   values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
   on conflict do nothing;
-  execute stmt.leave into found_rows, gone using json_build_array(change);
+  if inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, true, true) > 0 then
+    -- Changes of this very row were parked, so what stands there is its past: it cannot equal the before-image, and goes.
+    execute stmt.consumer_query using
+      json_build_array((change -> '~b')::jsonb || jsonb_build_object('~i', 1, '~op', 'DELETE')), array[1];
+    gone := 1;
+  else
+    execute stmt.leave into found_rows, gone using json_build_array(change);
+  end if;
   if gone > 0 then
     update inbox.row_version r set deleted = true, behind = null
     where r.relation = stmt.relation and r.key = its_key;
@@ -208,25 +228,35 @@ begin
 end
 $$;
 
--- One change on its own: key changes, partial images of a row with several changes in the batch, late carriers.
--- Every row_version it touches was created and locked, in key order, by the guard.
-create function inbox.apply_one(stmt inbox.statement, change json, its_partition integer) returns void
+-- One change on its own: key changes, partial images of a row with several changes in the batch, late carriers, changes
+-- of rows that are parked. Every row_version it touches was created and locked, in key order, by the caller.
+-- HELD: a row is parked, and the change came without its record ("~p"), which may be needed: inbox.apply_each takes it.
+create function inbox.apply_one(stmt inbox.statement, change json, its_partition integer) returns text
 language plpgsql volatile as $$
 declare
   doc constant json := json_build_array(change);
   el record;
   r inbox.row_version;
   outcome text := 'APPLIED';
-  why text;
+  newer boolean;
 begin
   execute stmt.one into el using doc;
-  if el.old_key <> el.key and inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s) = 'shifted' then
-    outcome := 'PARKED';
-    why := 'KEY_SHIFT: the new key is written; at the old key stands a row that is not the before-image';
+  -- What has an outcome keeps it: a change that is parked or skipped comes back only through inbox.take_up.
+  if exists (select from inbox.applied a where a.origin = el.o and a.seq_id = el.s) then return 'DONE'; end if;
+  select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
+  newer := (el.e, el.t, el.s) > (r.epoch, r.time, r.seq);
+  if change ->> '~p' is null and (r.parked or (el.old_key <> el.key and inbox.is_parked(stmt.relation, el.old_key))) then
+    return 'HELD';
+  end if;
+  if r.parked and newer and el.u is not null and inbox.waits_behind(stmt.relation, el.key, el.e, el.t, el.s) then
+    perform inbox.set_aside(stmt, change, el.key, 'BEHIND', null, 'a change of its row is parked, and this one does not carry all columns', its_partition, null);
+    return 'DONE';
   end if;
 
-  select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
-  if (el.e, el.t, el.s) > (r.epoch, r.time, r.seq) then
+  if el.old_key <> el.key and inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s) = 'shifted' then
+    outcome := 'PARKED';
+  end if;
+  if newer then
     update inbox.row_version v
     set origin = el.o, epoch = el.e, time = el.t, seq = el.s, deleted = (el.op = 'DELETE'),
         behind = case when el.u is not null then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, el.u) end
@@ -247,15 +277,18 @@ begin
     outcome := 'SUPERSEDED';
   end if;
 
-  insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset", failure)
-  values (el.o, el.s, outcome, stmt.id, its_partition, el.f, why)
-  on conflict do nothing;
-  if found and outcome = 'PARKED' then
-    insert into inbox.parked (origin, seq_id, relation, key, reason, message, change)
-    values (el.o, el.s, stmt.relation, el.old_key, 'KEY_SHIFT', why, change)
+  if outcome = 'PARKED' then
+    perform inbox.set_aside(stmt, change, el.old_key, 'KEY_SHIFT', null, 'the new key is written; at the old key stands a row that is not the before-image', its_partition, null);
+  else
+    insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset")
+    values (el.o, el.s, outcome, stmt.id, its_partition, el.f)
     on conflict do nothing;
   end if;
+  if r.parked then
+    perform inbox.settle_parked(stmt, el.key, el.e, el.t, el.s, newer and el.u is null, newer);
+  end if;
   perform inbox.settle_shifts(stmt, el.key);
+  return 'DONE';
 end
 $$;
 
@@ -329,15 +362,14 @@ $$;
 -- in key order, which takes the locks and names the winners; then, with a new snapshot, the effects.
 -- Elements of keys where versions of columns matter (key changes, several changes of a row with a partial image among
 -- them) go one by one in the order of their versions.
--- Returns the ordinals of superseded changes.
-create function inbox.apply_rows(stmt inbox.statement, changes json, its_partition integer) returns integer[]
+-- lost: the ordinals of superseded changes. held: those of rows that are parked, which apply_each must take.
+create function inbox.apply_rows(stmt inbox.statement, changes json, its_partition integer, out lost integer[], out held integer[])
 language plpgsql volatile as $$
 declare
   old_keys text[];
   winners integer[];
   partials integer[];
   singles integer[];
-  lost integer[];
   touched text[];
   single record;
 begin
@@ -352,12 +384,17 @@ begin
   if partials is not null then
     execute stmt.partial using changes, partials;
   end if;
+  if lost is not null then
+    select still.lost, still.held into lost, held from inbox.hold_back(stmt, changes, lost) as still;
+  end if;
   if singles is not null then
     for single in
-      select e.change from unnest(singles) with ordinality as s(i, place)
+      select e.change, e.i from unnest(singles) with ordinality as s(i, place)
       join json_array_elements(changes) with ordinality as e(change, i) on e.i = s.i order by s.place
     loop
-      perform inbox.apply_one(stmt, single.change, its_partition);
+      if inbox.apply_one(stmt, single.change, its_partition) = 'HELD' then
+        held := held || single.i::integer;
+      end if;
     end loop;
   end if;
   if lost is not null then
@@ -367,9 +404,35 @@ begin
     perform inbox.settle_shifts(stmt, k.key)
     from (select distinct x.key from inbox.shift x where x.relation = stmt.relation and x.key = any(touched) order by x.key) as k;
   end if;
-  return lost;
 end
 $$;
+
+-- The guard takes no change of a parked row, so those are among the superseded ones, which they may not be: their
+-- outcomes are taken back. Asked after the guard, whose locks keep the flags as they are.
+create function inbox.hold_back(stmt inbox.statement, changes json, late_ones integer[], out lost integer[], out held integer[])
+language plpgsql volatile as $$
+declare
+  late record;
+  el record;
+begin
+  lost := late_ones;
+  if not exists (select from inbox.row_version r where r.relation = stmt.relation and r.parked) then return; end if;
+  for late in
+    select e.change, e.i::integer as i from json_array_elements(changes) with ordinality as e(change, i) where e.i = any(late_ones)
+  loop
+    execute stmt.one into el using json_build_array(late.change);
+    continue when not exists (
+      select from inbox.row_version r where r.relation = stmt.relation and r.key = el.key and r.parked
+        and (el.e, el.t, el.s) > (r.epoch, r.time, r.seq)
+    );
+    delete from inbox.applied a where a.origin = el.o and a.seq_id = el.s;
+    lost := array_remove(lost, late.i);
+    held := held || late.i;
+  end loop;
+  lost := nullif(lost, '{}');
+end
+$$;
+create index row_version_parked on inbox.row_version (relation) where parked;
 
 -- Superseded changes of rows that are behind in some column may still carry its value. Returns those that did not.
 create function inbox.fill_late(stmt inbox.statement, changes json, lost integer[]) returns integer[]
@@ -414,27 +477,43 @@ $$;
 
 -- True while relation and target are as they were when the statements were made; holds the relation it so until the end of the transaction.
 -- Shared here, exclusive in whoever changes the relation: no batch is half of the old kind and half of the new.
-create function inbox.is_current(stmt inbox.statement) returns boolean
+create function inbox.is_current(stmt inbox.statement, its_state text default 'ACTIVE') returns boolean
 language plpgsql volatile as $$
 begin
   perform pg_advisory_xact_lock_shared(7161, stmt.relation);
   perform 1 from outbox.relation r
-  where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE'
+  where r.id = stmt.relation and r.revision = stmt.revision and r.state = its_state
     and inbox.shape_of(stmt.schema_name, stmt.table_name) is not distinct from stmt.target_shape;
   return found;
 end
 $$;
 
+-- Where the partition stands now; it does not wait for anything any more. its_next null: it stays where it was.
+create function inbox.move_position(
+  its_group text, its_topic text, its_partition integer, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint
+) returns void language plpgsql volatile as $$
+begin
+  if its_next is not null then
+    update inbox.position p
+    set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
+        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id),
+        waiting_since = null, waiting_for = null, waiting_seq_id = null
+    where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
+  end if;
+end
+$$;
+
 -- What the consumer sends for one relation of a batch: one statement, atomic without a client-side transaction.
 -- outcome: OK, FENCED (another holder has the partition), STALE (the relation changed, or was stopped: look again).
--- its_next null: other relations of the same batch are still to come, the position stays.
+-- its_next null: other relations of the same batch are still to come, the position stays. It stays too where changes are
+-- held: they go on in inbox.apply_singly.
 -- Plans: the statements of these functions are look-ups by primary key. Planned once, and never as a scan, they cannot go
 -- wrong on tables that were empty then; planned at every call they took 0.25 ms of the 2.0 ms a call of one change takes.
 -- The relation's own statements go through EXECUTE and are planned each time.
 create function inbox.apply(
   its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json,
   its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint,
-  out outcome text, out superseded integer[]
+  out outcome text, out superseded integer[], out held integer[]
 ) language plpgsql volatile
 set plan_cache_mode = 'force_generic_plan' set enable_seqscan = 'off' set timezone = 'UTC' set datestyle = 'ISO, MDY'
 set intervalstyle = 'postgres' set bytea_output = 'hex' as $$
@@ -449,49 +528,16 @@ begin
     outcome := 'STALE';
     if not inbox.is_current(stmt) then return; end if;
     if stmt.keyed then
-      superseded := inbox.apply_rows(stmt, changes, its_partition);
+      select r.lost, r.held into superseded, held from inbox.apply_rows(stmt, changes, its_partition) as r;
     else
       perform inbox.apply_counts(stmt, changes, its_partition);
     end if;
   end if;
 
-  if its_next is not null then
-    update inbox.position p
-    set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
-        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id),
-        waiting_since = null, waiting_for = null, waiting_seq_id = null
-    where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
+  if held is null then
+    perform inbox.move_position(its_group, its_topic, its_partition, its_next, its_last, its_last_origin, its_last_seq_id);
   end if;
   outcome := 'OK';
-end
-$$;
-
--- Sets changes aside that must not be applied as they are (a TIME in the future, a key that is not there).
-create function inbox.park(
-  its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json
-) returns text language plpgsql volatile as $$
-declare
-  stmt inbox.statement;
-begin
-  if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
-  select s.* into stmt from inbox.statement s where s.id = statement_id;
-  if not inbox.is_current(stmt) then return 'STALE'; end if;
-  with c as (
-    select distinct on (x."~o", x."~s") x.*, e.change
-    from json_array_elements(changes) as e(change)
-    cross join lateral json_to_record(e.change)
-      as x("~o" smallint, "~s" bigint, "~f" bigint, "~reason" text, "~message" text)
-  ), logged as (
-    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure)
-    select c."~o", c."~s", 'PARKED', statement_id, its_partition, c."~f", c."~reason" || ': ' || c."~message" from c
-    on conflict do nothing
-    returning origin, seq_id
-  )
-  insert into inbox.parked (origin, seq_id, relation, reason, message, change)
-  select c."~o", c."~s", stmt.relation, c."~reason", c."~message", c.change
-  from c join logged l on l.origin = c."~o" and l.seq_id = c."~s"
-  on conflict do nothing;
-  return 'OK';
 end
 $$;
 

@@ -5,6 +5,7 @@ export type Reason =
   | 'empty_body' | 'invalid_utf8' | 'truncated' | 'json_syntax' | 'too_deep' | 'not_object' | 'duplicate_key'
   | 'missing_field' | 'bad_time' | 'unknown_operation' | 'bad_name' | 'bad_data' | 'no_schema' | 'wrong_direction'
   | 'nul_character' | 'lone_surrogate' | 'too_large' | 'incomplete_body' | 'refused_by_database' | 'idempotency_conflict'
+  | 'older_than_horizon'
 
 /** Bytes that are no change. `detail` holds names and places, never a value. */
 export class BadChange extends DeltapostError {

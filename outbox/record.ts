@@ -1,4 +1,4 @@
-/** The headers of a record; frozen, there are no others. The value carries everything else. */
+/** The headers of a record; frozen. The value carries everything else. Chunk records have one more, in chunk.ts. */
 export const ID_HEADER = 'deltapost-id'
 export const VERSION_HEADER = 'deltapost-version'
 export const TRACE_HEADER = 'traceparent'
@@ -11,7 +11,7 @@ export const TRACE_HEADER = 'traceparent'
  */
 export type Identity = { origin: number; seqId: string; attempt: number; epoch: number; time: string; seq: string }
 
-type HeaderValue = string | Buffer | readonly (string | Buffer)[] | undefined
+export type HeaderValue = string | Buffer | readonly (string | Buffer)[] | undefined
 
 /** The headers for an identity; `traceparent` only where there was one. */
 export function encodeIdentity(identity: Identity, traceparent?: string | null): Record<string, string> {
@@ -45,7 +45,7 @@ export function partitionOf(lane: number, partitions: number): number {
 }
 
 /** A header that was sent twice has no single meaning: '' fails every pattern above. */
-function headerText(value: HeaderValue): string {
+export function headerText(value: HeaderValue): string {
   if (typeof value === 'string') return value
   return Buffer.isBuffer(value) ? value.toString('latin1') : ''
 }

@@ -181,14 +181,19 @@ test('I5 a consumer that lost its partition cannot apply', async (t) => {
   t.deepEqual(await rows('select id from app.account'), [{ id: 1 }])
 })
 
-test('I9 outcome, effect and position are stored together or not at all', async (t) => {
+test('I9 I10 outcome, effect and position are stored together or not at all, and a disk that is full uses up no attempt', async (t) => {
   const { apply, rows } = await rig(t, account)
   await apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'a' }, 1))
-  await t.throwsAsync(apply(0, arrival('account', 'INSERT', 2, { id: '2', name: 'b' }, 2), arrival('account', 'INSERT', 3, { id: '3', name: 'x'.repeat(41) }, 3)),
-    { code: 'CHANGE_REFUSED', message: /change 1:3 of app\.account \(SQLSTATE 22001\)/ })
-  t.deepEqual(await rows('select id from app.account order by id'), [{ id: 1 }, { id: 2 }], 'what came before the refused change is applied')
-  t.deepEqual(await rows('select seq_id from inbox.applied order by 1'), [{ seq_id: '1' }, { seq_id: '2' }])
-  t.deepEqual(await rows('select next_offset from inbox.position'), [{ next_offset: '2' }], 'the position waits before the refused change')
+  await rows(`create function app.refuse_all() returns trigger language plpgsql as $$ begin raise exception 'no space left' using errcode = '53100'; end $$`)
+  await rows(`create trigger disk_full before insert on app.account for each row when (new.id = 3) execute function app.refuse_all()`)
+  const batch = [arrival('account', 'INSERT', 2, { id: '2', name: 'b' }, 2), arrival('account', 'INSERT', 3, { id: '3', name: 'c' }, 3)]
+  await t.throwsAsync(apply(0, ...batch), { code: '53100' })
+  t.deepEqual(await rows('select id from app.account'), [{ id: 1 }])
+  t.deepEqual(await rows('select seq_id from inbox.applied union all select seq_id from inbox.parked'), [{ seq_id: '1' }])
+  t.deepEqual(await rows('select next_offset from inbox.position'), [{ next_offset: '2' }])
+  await rows('drop trigger disk_full on app.account')
+  await apply(0, ...batch)
+  t.deepEqual(await rows('select seq_id, status, attempt from inbox.applied where seq_id > 1 order by 1'), [{ seq_id: '2', status: 'APPLIED', attempt: 0 }, { seq_id: '3', status: 'APPLIED', attempt: 0 }])
 })
 
 test('a TIME one year ahead is parked and poisons nothing', async (t) => {

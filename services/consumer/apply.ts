@@ -1,10 +1,13 @@
-import { isEnvironment, sqlstateOf } from '../runtime/slot.ts'
-import type { Slot } from '../runtime/slot.ts'
 import type { Log } from '../runtime/log.ts'
-import { DeltapostError } from '../../outbox/errors.ts'
-import { buildElement, setAside, withBefore } from './element.ts'
+import type { Slot } from '../runtime/slot.ts'
+import { buildElement, setAside, withBefore, withRecord } from './element.ts'
 import type { Arrival, Element } from './element.ts'
+import { courseText, kindOf } from './failure.ts'
+import type { Course } from './failure.ts'
+import { probe, retryElement, singly } from './refused.ts'
+import { changing } from './relations.ts'
 import type { Prepared, Relations } from './relations.ts'
+import { stopRelation } from './stop.ts'
 
 /** Where a batch came from and the right by which it is applied. */
 export type Holding = {
@@ -19,42 +22,30 @@ export type ApplyParts = {
   relations: Relations
   /** Milliseconds by which a source's TIME may be later than its receipt. */
   clockTolerance: number
+  course: Course
+  destination: string
   log: Log
 }
 
 /** FENCED: another consumer has the partition. Otherwise everything up to the last arrival is applied or set aside. */
 export type Outcome = 'OK' | 'FENCED'
 
-/** One change cannot be applied. It stops its partition here; nothing before it is held up and nothing after it is lost. */
-export class ChangeRefused extends DeltapostError {
-  readonly seqId: string
+/** Where the partition stands after a call; undefined while other calls of the same batch are still to come. */
+export type End = { nextOffset: bigint; last: Arrival } | undefined
 
-  constructor(arrival: Arrival, holding: Holding, cause: unknown) {
-    const { origin, seqId } = arrival.identity
-    super('CHANGE_REFUSED',
-      `Postgres refuses change ${origin}:${seqId} of ${arrival.change.schema}.${arrival.change.table} (${refusalOf(cause)}); `
-      + `partition ${holding.partition} of ${holding.topic} waits at offset ${arrival.offset}`,
-      `npm run cli -- event show ${seqId}, then mend the target table; the partition goes on by itself`, { cause })
-    this.seqId = seqId
-  }
-}
-
-/** What refused it, by name; the server's message and detail quote values of the row. */
-function refusalOf(cause: unknown): string {
-  const names = ['constraint_name', 'column_name', 'table_name'] as const
-  const fields = cause instanceof Error ? names.flatMap((name) => name in cause ? [`${name.replace('_name', '')} ${String(cause[name as keyof Error])}`] : []) : []
-  return [`SQLSTATE ${sqlstateOf(cause) ?? 'none'}`, ...fields].join(', ')
-}
+/** Batches that are looked at before they are applied, after one was refused. */
+const WARY = 20
 
 /**
  * Applies arrivals of one partition in their order, one call per relation.
  *
  * `nextOffset` is stored with the last call, in the transaction of its effects; an earlier stop leaves the position, and
- * what was applied before it is recognised when it comes again.
+ * what was applied before it is recognised when it comes again. Changes that Postgres refuses are parked, a relation
+ * that cannot be written is stopped; both are OK. Throws what the environment threw.
  */
 export async function applyArrivals(parts: ApplyParts, holding: Holding, arrivals: readonly Arrival[], nextOffset: bigint): Promise<Outcome> {
   const groups = [...Map.groupBy(arrivals, (arrival) => `${arrival.change.schema}\u001f${arrival.change.table}`).values()]
-  if (groups.length === 0) return storePosition(parts.slot, holding, nextOffset)
+  if (groups.length === 0) return storePosition(parts.slot, holding, { nextOffset })
   for (const [at, group] of groups.entries()) {
     const end = at === groups.length - 1 ? { nextOffset, last: arrivals.at(-1)! } : undefined
     if (await applyRelation(parts, holding, group, end) === 'FENCED') return 'FENCED'
@@ -62,52 +53,36 @@ export async function applyArrivals(parts: ApplyParts, holding: Holding, arrival
   return 'OK'
 }
 
-type End = { nextOffset: bigint; last: Arrival } | undefined
-
 async function applyRelation(parts: ApplyParts, holding: Holding, arrivals: readonly Arrival[], end: End): Promise<Outcome> {
   const { schema, table } = arrivals[0]!.change
-  for (let turn = 1; ; turn += 1) {
-    const prepared = await parts.slot.run((sql) => parts.relations.prepare(sql, holding.topic, arrivals))
+  for (let turn = 1; turn <= 5; turn += 1) {
     try {
+      const prepared = await parts.slot.run((sql) => parts.relations.prepare(sql, holding.topic, arrivals))
       const outcome = await applyPrepared(parts, holding, prepared, arrivals, end)
       if (outcome !== 'STALE') return outcome
     } catch (error) {
       parts.relations.forget(schema, table)
-      if (isEnvironment(error)) throw error
-      if (arrivals.length === 1) throw new ChangeRefused(arrivals[0]!, holding, error)
-      return applyOneByOne(parts, holding, arrivals, end)
+      if (kindOf(error) !== 'relation') throw error
+      const outcome = await stopRelation(parts, holding, arrivals, end, error)
+      if (outcome !== 'STALE') return outcome
     }
     parts.relations.forget(schema, table)
-    if (turn === 5) {
-      throw new DeltapostError('RELATION_CHANGING', `${schema}.${table} changed ${turn} times while a batch was being applied`,
-        'wait until whoever changes it is done', { retry: true })
-    }
   }
-}
-
-/** After a refusal: everything before the change that is refused gets applied, and the error names that change. */
-async function applyOneByOne(parts: ApplyParts, holding: Holding, arrivals: readonly Arrival[], end: End): Promise<Outcome> {
-  for (const arrival of arrivals) {
-    const last = arrival === arrivals.at(-1)
-    if (await applyRelation(parts, holding, [arrival], last ? end : undefined) === 'FENCED') return 'FENCED'
-  }
-  return 'OK'
+  throw changing({ sourceSchema: schema, sourceTable: table })
 }
 
 async function applyPrepared(
   parts: ApplyParts, holding: Holding, prepared: Prepared, arrivals: readonly Arrival[], end: End,
 ): Promise<Outcome | 'STALE'> {
   const asides: Element[] = []
-  const elements: Element[] = []
-  const applied: Arrival[] = []
+  const plain: Arrival[] = []
+  const alone: Element[] = []
   for (const arrival of arrivals) {
     const aside = setAside(arrival, prepared.shape, parts.clockTolerance)
-    const element = buildElement(arrival, prepared.shape)
-    if (aside === undefined) {
-      element['~i'] = elements.push(element)
-      applied.push(arrival)
-    } else {
-      asides.push({ ...element, '~i': 1, '~reason': aside.reason, '~message': aside.message })
+    if (arrival.identity.attempt > 0) alone.push(retryElement(arrival, prepared.shape))
+    else if (aside === undefined) plain.push(arrival)
+    else {
+      asides.push({ ...withRecord(buildElement(arrival, prepared.shape), arrival), '~reason': aside.reason, '~message': aside.message })
       parts.log.warn({ seq_id: arrival.identity.seqId, reason: aside.reason }, aside.message)
     }
   }
@@ -117,14 +92,90 @@ async function applyPrepared(
         ${JSON.stringify(asides)}::text::json)`)
     if (row === undefined || row.park !== 'OK') return row?.park ?? 'FENCED'
   }
-  if (elements.length === 0) return end === undefined ? 'OK' : storePosition(parts.slot, holding, end.nextOffset, end.last)
-  const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE'; superseded: number[] | null }[]>`
-    select outcome, superseded from inbox.apply(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term},
+  if (plain.length > 0) {
+    const { outcome, left } = await applyTogether(parts, holding, prepared, plain, alone.length === 0 ? end : undefined)
+    if (outcome !== 'OK') return outcome
+    if (left.length === 0 && alone.length === 0) return 'OK' // the position moved with it
+    alone.push(...left.map((arrival) => singly(arrival, prepared.shape)))
+  }
+  if (alone.length > 0) return applyAlone(parts, holding, prepared, alone, end)
+  return end === undefined ? 'OK' : storePosition(parts.slot, holding, end)
+}
+
+type Together = { outcome: Outcome | 'STALE'; left: readonly Arrival[] }
+
+/** Applies in one call what can be; `left` are those to be taken one by one, after which the position is still to be stored. */
+async function applyTogether(parts: ApplyParts, holding: Holding, prepared: Prepared, plain: readonly Arrival[], end: End): Promise<Together> {
+  let refused: ReadonlySet<Arrival> = new Set()
+  for (let looked = false; ; looked = true) {
+    if (looked || prepared.wary > 0) refused = await probe(parts.slot, prepared, plain)
+    prepared.wary = refused.size > 0 ? WARY : Math.max(0, prepared.wary - 1)
+    const good = plain.filter((arrival) => !refused.has(arrival))
+    const left = plain.filter((arrival) => refused.has(arrival))
+    if (left.length > 0 && !looked) parts.log.warn({ ...namesOf(plain), refused: left.length }, 'changes are refused by the target and taken one by one')
+    if (good.length === 0) return { outcome: 'OK', left }
+    try {
+      const { outcome, held } = await applySet(parts, holding, prepared, good, left.length === 0 ? end : undefined)
+      return { outcome, left: [...left, ...held] }
+    } catch (error) {
+      if (kindOf(error) !== 'change') throw error
+      prepared.wary = WARY
+      if (!looked) continue
+      parts.log.warn({ ...namesOf(plain), changes: plain.length }, 'a change is refused by the target; the batch is taken one by one')
+      return { outcome: 'OK', left: plain }
+    }
+  }
+}
+
+function namesOf(arrivals: readonly Arrival[]): { schema: string; table: string } {
+  const { schema, table } = arrivals[0]!.change
+  return { schema, table }
+}
+
+async function applySet(
+  parts: ApplyParts, holding: Holding, prepared: Prepared, arrivals: readonly Arrival[], end: End,
+): Promise<{ outcome: Outcome | 'STALE'; held: Arrival[] }> {
+  const elements = arrivals.map((arrival, at) => Object.assign(buildElement(arrival, prepared.shape), { '~i': at + 1 }))
+  const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE'; superseded: number[] | null; held: number[] | null }[]>`
+    select outcome, superseded, held from inbox.apply(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term},
       ${prepared.statementId}, ${JSON.stringify(elements)}::text::json,
       ${end?.nextOffset.toString() ?? null}, ${end?.last.offset ?? null}, ${end?.last.identity.origin ?? null}, ${end?.last.identity.seqId ?? null})`)
   if (row === undefined) throw new Error('inbox.apply returned no row')
-  if (row.superseded !== null) await flagClockFaults(parts, prepared, elements, applied, row.superseded)
-  return row.outcome
+  if (row.superseded !== null) await flagClockFaults(parts, prepared, elements, arrivals, row.superseded)
+  return { outcome: row.outcome, held: (row.held ?? []).map((ordinal) => arrivals[ordinal - 1]!) }
+}
+
+/** Some hundreds a call, for each has a subtransaction; and no more bytes than a call of many. */
+const slice = { changes: 200, bytes: 8 << 20 }
+
+async function applyAlone(parts: ApplyParts, holding: Holding, prepared: Prepared, elements: readonly Element[], end: End): Promise<Outcome | 'STALE'> {
+  const slices = [...slicesOf(elements)]
+  for (const [at, changes] of slices.entries()) {
+    const last = at === slices.length - 1 ? end : undefined
+    const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE' }[]>`
+      select inbox.apply_singly(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term}, ${prepared.statementId},
+        ${JSON.stringify(changes)}::text::json, ${courseText(parts.course)}::text::jsonb, ${last?.nextOffset.toString() ?? null},
+        ${last?.last.offset ?? null}, ${last?.last.identity.origin ?? null}, ${last?.last.identity.seqId ?? null}) as outcome`)
+    if (row?.outcome !== 'OK') return row?.outcome ?? 'FENCED'
+  }
+  return 'OK'
+}
+
+/** Cuts elements, whose "~i" counts anew in each slice. */
+export function* slicesOf(elements: readonly Element[]): Generator<Element[]> {
+  let cut: Element[] = []
+  let bytes = 0
+  for (const element of elements) {
+    const size = String(element['~p']).length
+    if (cut.length > 0 && (cut.length === slice.changes || bytes + size > slice.bytes)) {
+      yield cut
+      cut = []
+      bytes = 0
+    }
+    element['~i'] = cut.push(element)
+    bytes += size
+  }
+  if (cut.length > 0) yield cut
 }
 
 /**
@@ -143,10 +194,10 @@ async function flagClockFaults(
 }
 
 /** Moves the position past records that had nothing to apply. */
-export async function storePosition(slot: Slot, holding: Holding, nextOffset: bigint, last?: Arrival): Promise<Outcome> {
+export async function storePosition(slot: Slot, holding: Holding, end: { nextOffset: bigint; last?: Arrival }): Promise<Outcome> {
   const [row] = await slot.run((sql) => sql<{ outcome: Outcome }[]>`
     select outcome from inbox.apply(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term}, null, null,
-      ${nextOffset.toString()}, ${last?.offset ?? null}, ${last?.identity.origin ?? null}, ${last?.identity.seqId ?? null})`)
+      ${end.nextOffset.toString()}, ${end.last?.offset ?? null}, ${end.last?.identity.origin ?? null}, ${end.last?.identity.seqId ?? null})`)
   if (row === undefined) throw new Error('inbox.apply returned no row')
   return row.outcome
 }

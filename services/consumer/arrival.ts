@@ -1,6 +1,9 @@
 import type { IHeaders } from 'kafkajs'
 import { BadChange, readChange } from '../../outbox/change.ts'
-import { decodeIdentity, receivedAtOf } from '../../outbox/record.ts'
+import { decodeChunk, fits } from '../../outbox/chunk.ts'
+import type { Chunk } from '../../outbox/chunk.ts'
+import { decodeIdentity, receivedAtOf, TRACE_HEADER } from '../../outbox/record.ts'
+import type { Identity } from '../../outbox/record.ts'
 import type { Arrival } from './element.ts'
 
 /** What is needed of a Kafka record to read it. */
@@ -14,6 +17,9 @@ export type ConsumedRecord = {
 
 /** A record that is not a change of ours: which one, and why. */
 export type Foreign = { offset: string; reason: string }
+
+/** A record that carries a part of a change's value. */
+export type Part = { identity: Identity; chunk: Chunk; value: Buffer; offset: string }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true })
 
@@ -31,12 +37,28 @@ export function readArrival(record: ConsumedRecord): Arrival | Foreign {
     const value = utf8.decode(record.value)
     const change = readChange(value, names === undefined ? {} : { defaultSchema: names.schema })
     if (names !== undefined) Object.assign(change, names)
-    return { identity, change, offset: record.offset, receivedAt: receivedAtOf(value) ?? Number(record.timestamp) }
+    const traceparent = record.headers?.[TRACE_HEADER]?.toString() ?? null
+    return {
+      identity, change, offset: record.offset, receivedAt: receivedAtOf(value) ?? Number(record.timestamp),
+      record: () => ({ key: record.key?.toString('utf8') ?? null, value: utf8.decode(record.value ?? undefined), traceparent }),
+    }
   } catch (error) {
     if (error instanceof BadChange) return { offset: record.offset, reason: error.reason }
     if (error instanceof TypeError || error instanceof SyntaxError) return { offset: record.offset, reason: 'invalid_record' }
     throw error
   }
+}
+
+/** Reads a chunk record; undefined where the record carries a whole value. */
+export function readPart(record: ConsumedRecord): Part | Foreign | undefined {
+  const { offset, value } = record
+  const chunk = decodeChunk(record.headers)
+  if (chunk === undefined) return undefined
+  const identity = decodeIdentity(record.headers)
+  if (identity === undefined) return { offset, reason: 'no_identity' }
+  if (value === null) return { offset, reason: 'no_value' }
+  if (chunk === 'INVALID' || !fits(chunk, value)) return { offset, reason: 'invalid_record' }
+  return { identity, chunk, value, offset }
 }
 
 /** [schema, table, ...key values] as the relay writes it. */

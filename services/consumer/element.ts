@@ -9,7 +9,11 @@ export type Arrival = {
   offset: string
   /** Milliseconds since 1970, by the clock of the database that received the change. */
   receivedAt: number
+  /** The record's texts, read again only where the change is to be set aside. */
+  record: () => RecordTexts
 }
+
+export type RecordTexts = { key: string | null; value: string; traceparent: string | null }
 
 /** What building elements needs to know of a relation. */
 export type ElementShape = {
@@ -22,8 +26,11 @@ export type ElementShape = {
 /** One change as inbox.apply takes it: "~" members for what it is, the columns' new values as text beside them. */
 export type Element = Record<string, unknown>
 
+/** Why a change lies in inbox.parked. */
+export type ParkedReason = 'REFUSED' | 'WAITING' | 'BEHIND' | 'RELATION_STOPPED' | 'SKIPPED' | 'CLOCK_AHEAD' | 'NO_KEY' | 'KEY_SHIFT'
+
 /** A change that must not be applied as it is. */
-export type SetAside = { reason: 'CLOCK_AHEAD' | 'NO_KEY' | 'KEY_SHIFT'; message: string }
+export type SetAside = { reason: ParkedReason; message: string }
 
 /**
  * Builds the element of a change.
@@ -61,8 +68,16 @@ export function buildElement(arrival: Arrival, shape: ElementShape): Element {
   if (change.operation === 'UPDATE' && (shape.key.length === 0 || keyMoves(change.columns, shape))) {
     element['~x'] = shape.key.length > 0
     element['~b'] = imageBefore(change.columns, shape)
+    // What may find another row at its old key is parked by SQL, which needs the record for that.
+    if (shape.key.length > 0) return withRecord(element, arrival)
   }
   return element
+}
+
+/** The element with the record it came in, for the case that it is parked. */
+export function withRecord(element: Element, arrival: Arrival): Element {
+  const { key, value, traceparent } = arrival.record()
+  return Object.assign(element, { '~p': value, '~k': key, '~r': traceparent })
 }
 
 /** The element with its before-image, for the question whether a superseded update is a clock fault. */

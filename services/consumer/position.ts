@@ -31,9 +31,9 @@ export async function raiseTerm(sql: Sql, group: string, topic: string, partitio
   }
 }
 
-/** Stores why the partition does not move, and at which change; the next successful call takes it away. */
+/** Stores why the partition does not move, and at which change where it is one; the next successful call takes it away. */
 export async function storeWaiting(
-  sql: Sql, at: { group: string; topic: string; partition: number; term: string }, why: string, seqId: string | null,
+  sql: Sql, at: { group: string; topic: string; partition: number; term: string }, why: string, seqId: string | null = null,
 ): Promise<void> {
   await sql`
     update inbox.position p

@@ -16,6 +16,8 @@ export type Prepared = {
   shape: ElementShape
   /** Columns the source carries and Postgres computes. */
   ignored: ReadonlySet<string>
+  /** For so many batches more each change is looked at before it is sent: some were refused lately. */
+  wary: number
 }
 
 export type RelationOptions = {
@@ -27,8 +29,10 @@ export type RelationOptions = {
 }
 
 export type Relations = {
-  /** Everything needed to apply these changes, which are of one relation and topic. */
-  prepare(sql: Sql, topic: string, arrivals: readonly Arrival[]): Promise<Prepared>
+  /** Everything needed to apply these changes, which are of one relation and topic. STOPPED: to take up its queue. */
+  prepare(sql: Sql, topic: string, arrivals: readonly Arrival[], state?: Relation['state']): Promise<Prepared>
+  /** The relation of a change, whatever its state. */
+  meet(sql: Sql, schema: string, table: string): Promise<Relation>
   /** Drops what is remembered of a relation, after STALE or an error of its table. */
   forget(schema: string, table: string): void
 }
@@ -41,14 +45,16 @@ export type Relations = {
 export function openRelations(options: RelationOptions): Relations {
   const known = new Map<string, Prepared>()
   return {
-    async prepare(sql, topic, arrivals) {
+    meet: (sql, schema, table) => meetRelation(sql, options.source, schema, table),
+    async prepare(sql, topic, arrivals, state = 'ACTIVE') {
       const first = arrivals[0]
       if (first === undefined) throw new Error('prepare needs at least one change')
       const { schema, table } = first.change
       const name = `${schema}\u001f${table}`
+      if (state !== 'ACTIVE') return prepareAfresh(sql, topic, arrivals, options, state)
       const prepared = known.get(`${name}\u001f${topic}`)
       if (prepared !== undefined && arrivals.every((arrival) => coversColumns(prepared, arrival))) return prepared
-      const fresh = await prepareAfresh(sql, topic, arrivals, options)
+      const fresh = await prepareAfresh(sql, topic, arrivals, options, state)
       known.set(`${name}\u001f${topic}`, fresh)
       return fresh
     },
@@ -62,14 +68,11 @@ function coversColumns(prepared: Prepared, arrival: Arrival): boolean {
   return arrival.change.columns.every((column) => prepared.shape.columns.has(column.name) || prepared.ignored.has(column.name))
 }
 
-async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival[], options: RelationOptions): Promise<Prepared> {
+async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival[], options: RelationOptions, state: Relation['state']): Promise<Prepared> {
   const names = new Set(arrivals.flatMap((arrival) => arrival.change.columns.map((column) => column.name)))
   const { schema, table } = arrivals[0]!.change
   let relation = await meetRelation(sql, options.source, schema, table)
-  if (relation.state !== 'ACTIVE') {
-    throw new DeltapostError('RELATION_STOPPED', `${schema}.${table} is stopped: ${relation.stopReason ?? 'no reason given'}`,
-      `npm run cli -- schema list`, { retry: true })
-  }
+  if (relation.state !== state) throw state === 'ACTIVE' ? stopped(relation) : changing(relation)
   let target = await readTarget(sql, relation.targetSchema, relation.targetTable)
   // Another consumer may create the table in between with fewer columns: not until all are there may a change be applied.
   for (let turn = 1; target === undefined || lacks(target, names); turn += 1) {
@@ -92,6 +95,7 @@ async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival
     statements,
     shape: { columns: new Map(columns.map((column) => [column.name, column])), key: relation.keyColumns ?? [], seen: new Set(relation.columns) },
     ignored: new Set(target.generated),
+    wary: 0,
   }
 }
 
@@ -180,6 +184,17 @@ async function keepStatements(sql: Sql, relation: Relation, topic: string, desti
     ) select id from kept`
   if (row === undefined) throw new Error('inbox.statement returned no id')
   return row.id
+}
+
+function stopped({ sourceSchema, sourceTable, stopReason }: Relation): DeltapostError {
+  const name = `${sourceSchema}.${sourceTable}`
+  return new DeltapostError('RELATION_STOPPED', `${name} is stopped: ${stopReason ?? 'no reason given'}`, `npm run cli -- resume ${name}`, { retry: true })
+}
+
+/** A relation that does not stand still while a batch of it is applied. */
+export function changing({ sourceSchema, sourceTable }: Pick<Relation, 'sourceSchema' | 'sourceTable'>): DeltapostError {
+  return new DeltapostError('RELATION_CHANGING', `${sourceSchema}.${sourceTable} was changed again and again while a batch of it was being applied`,
+    'wait until whoever changes it is done', { retry: true })
 }
 
 function targetMissing(relation: Relation): DeltapostError {

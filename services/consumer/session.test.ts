@@ -11,6 +11,12 @@ test('the last applied record found where it was: reading goes on behind it', (t
   t.deepEqual(startOf(openSession(stored), '7', identity('70'), log), { from: 8n })
 })
 
+test('the last applied record lies behind the stored offset, where a change has come in part: reading begins at its first chunk', (t) => {
+  const session = openSession({ ...stored, nextOffset: 4n })
+  t.deepEqual(startOf(session, '7', identity('70'), log), { seek: 4n })
+  t.is(session.from, 4n)
+})
+
 test('another record at the place of the last applied one: the topic was made anew and is read from the earliest on', (t) => {
   const session = openSession(stored)
   t.deepEqual(startOf(session, '7', identity('99'), log), { seek: 0n })

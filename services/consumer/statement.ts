@@ -10,7 +10,7 @@ export type StatementShape = {
   blanksIgnored: boolean
 }
 
-/** Names are those of inbox.statement. `flag` is run by the consumer itself, the others by inbox.apply. */
+/** Names are those of inbox.statement. `flag` and `probe` are run by the consumer itself, the others by inbox.apply. */
 export type Statements = {
   keyed: boolean
   consumerQuery: string
@@ -21,6 +21,8 @@ export type Statements = {
   partial: string | null
   fill: string | null
   flag: string | null
+  /** The ordinals of elements that a column's type or NOT NULL refuses (PostgreSQL 16 and newer). */
+  probe: string
 }
 
 /** The members every element has beside the columns: ordinal, operation, origin, version, offset, special, uncarried. */
@@ -114,6 +116,7 @@ function keyedStatements(shape: StatementShape): Statements {
 
   return {
     keyed: true,
+    probe: probeText(columns),
     consumerQuery: `with c as (
   select * from json_to_recordset($1) as c("~i" integer, "~op" text, ${definition(columns)}) where c."~i" = any($2)
 ), gone as (
@@ -186,7 +189,7 @@ function guardText(keyDefinition: string, key: string): string {
       was_epoch = case when excluded.was_seq is not null then r.epoch end,
       was_time = case when excluded.was_seq is not null then r.time end,
       was_seq = case when excluded.was_seq is not null then r.seq end
-  where (excluded.epoch, excluded.time, excluded.seq) > (r.epoch, r.time, r.seq)
+  where (excluded.epoch, excluded.time, excluded.seq) > (r.epoch, r.time, r.seq) and not r.parked
   returning r.key, r.was_epoch, r.was_time, r.was_seq
 ), logged as (
   insert into inbox.applied (origin, seq_id, status, statement, partition, "offset")
@@ -221,6 +224,16 @@ on conflict (${keyNames}) ${conflict}`
   update ${target} t set ${kept.join(', ')} from c where ${onKey}
 )
 ${insert}`
+}
+
+/** Says without raising an error which elements cannot be read into the columns: one statement for any number of them. */
+function probeText(columns: readonly TargetColumn[]): string {
+  const texts = columns.map((column) => `, ${ident(column.name)} text`).join('')
+  const faults = columns.flatMap((column) => [
+    ...column.type === 'text' ? [] : [`not coalesce(pg_input_is_valid(c.${ident(column.name)}, ${literal(column.type)}), true)`],
+    ...column.notNull ? [`(c.${ident(column.name)} is null and c."~op" <> 'DELETE' and not coalesce(c."~u" ? ${literal(column.name)}, false))`] : [],
+  ])
+  return `select c."~i" as i from json_to_recordset($1) as c("~i" integer, "~op" text, "~u" jsonb${texts}) where ${faults.join(' or ') || 'false'}`
 }
 
 function countStatements(shape: StatementShape): Statements {
@@ -259,7 +272,7 @@ using (
 join unnest($1, $2) as need(image, net) on need.image = stored.image
 where t.tableoid = stored.part and t.ctid = stored.place and stored.copy <= -need.net
 returning stored.image`,
-    one: null, oldKeys: null, partial: null, fill: null, flag: null,
+    one: null, oldKeys: null, partial: null, fill: null, flag: null, probe: probeText(columns),
   }
 }
 

@@ -1,5 +1,8 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import test from 'ava'
 import { connect, freshDatabase } from '../../test/support/database.ts'
+import { until } from '../../test/support/until.ts'
 import { openSlot, SlotLost } from './slot.ts'
 
 const database = await freshDatabase()
@@ -39,4 +42,18 @@ test('I1 a connection ended as soon as it appears is a lost statement and nothin
   killing = false
   await killer
   t.true(lost > 0)
+})
+
+test('a slot does not keep what was read: a relay that runs for weeks would hold all it ever published', async (t) => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const slot = openSlot({ url: database.url, name: 'reads' })
+  t.teardown(() => slot.close())
+  const read = new WeakRef(await slot.run((sql) => sql`select repeat('x', 1000000) as text`))
+  await slot.run((sql) => sql`select 1`) // the driver keeps its last query
+  await until(async () => {
+    collect()
+    return read.deref() === undefined
+  })
+  t.pass()
 })

@@ -72,17 +72,18 @@ export function connectionOptions(options: SlotOptions): Options<Types> {
 /** Opens a slot; the connection itself is made by the first statement, and made again after a loss. */
 export function openSlot(options: SlotOptions): Slot {
   const deadline = options.deadline ?? 15_000
-  let current: { sql: Sql; lost: Promise<never>; alive: boolean } | undefined
+  // Each statement waits for the loss with a promise of its own: one for the connection's whole life, raced against every
+  // statement, would keep what each of them read.
+  type Open = { sql: Sql; losing: Set<(error: SlotLost) => void>; alive: boolean }
+  let current: Open | undefined
 
-  function open(): { sql: Sql; lost: Promise<never>; alive: boolean } {
-    const { promise: lost, reject } = Promise.withResolvers<never>()
-    lost.catch(() => undefined) // nobody waits for it while the slot is idle
-    const mine = { alive: true, lost, sql: postgres(options.url, {
+  function open(): Open {
+    const mine: Open = { alive: true, losing: new Set(), sql: postgres(options.url, {
       ...connectionOptions(options),
       onclose: () => {
         if (!mine.alive) return
         mine.alive = false
-        reject(new SlotLost('the connection to Postgres closed'))
+        for (const lose of mine.losing) lose(new SlotLost('the connection to Postgres closed'))
       },
     }) }
     return mine
@@ -92,14 +93,18 @@ export function openSlot(options: SlotOptions): Slot {
     async run(work) {
       if (!current?.alive) current = open()
       const mine = current
+      const { promise: lost, reject: lose } = Promise.withResolvers<never>()
+      mine.losing.add(lose)
       try {
-        return await withDeadline(Promise.race([Promise.resolve(work(mine.sql)), mine.lost]), deadline)
+        return await withDeadline(Promise.race([Promise.resolve(work(mine.sql)), lost]), deadline)
       } catch (error) {
         if (!isLoss(error)) throw error
         mine.alive = false
         // Not awaited: end() hangs for ever right after a disconnect.
         mine.sql.end({ timeout: 0 }).catch(() => undefined)
         throw error instanceof SlotLost ? error : new SlotLost(describe(error), { cause: error })
+      } finally {
+        mine.losing.delete(lose)
       }
     },
     async close() {
