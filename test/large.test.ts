@@ -4,13 +4,14 @@ import { startRole } from '../scripts/commands/role-process.ts'
 import { openSender } from '../scripts/demo/sender.ts'
 import { freePorts } from '../scripts/stack/free-port.ts'
 import { connect, freshDatabase } from './support/database.ts'
-import { brokers, freshTopic } from './support/kafka.ts'
+import { brokers, freshTopic, setTopicLimit, STOCK_LIMIT } from './support/kafka.ts'
 import { until } from './support/until.ts'
 
-test('a body of 20 MB reaches the target byte for byte, and the change behind it too', async (t) => {
+test('a body of 20 MB reaches the target byte for byte through a topic that takes 1 MB, and the change behind it too', async (t) => {
   t.timeout(180_000)
   const database = await freshDatabase()
   const { topic, drop } = await freshTopic('large', 4)
+  await setTopicLimit(topic, STOCK_LIMIT)
   const sql = connect(database.url)
   const port = (await freePorts(1))[0]
   const environment = {
@@ -38,6 +39,10 @@ test('a body of 20 MB reaches the target byte for byte, and the change behind it
   t.deepEqual({ ...stored }, { hash: createHash('sha256').update(value).digest('hex'), bytes: Buffer.byteLength(value) })
   const [logged] = await sql`select encode(sha256(convert_to(producer_payload::text, 'UTF8')), 'hex') as hash from auditlog.producer_log where seq_id = ${String(large.seqId)}`
   t.is(logged?.['hash'], createHash('sha256').update(body).digest('hex'))
+  const places = await sql`
+    select l.seq_id, a."offset" - l."offset" as records from auditlog.publish_log l join inbox.applied a on a.seq_id = l.seq_id order by l.seq_id`
+  t.true(Number(places[0]?.['records']) >= Math.ceil(Buffer.byteLength(body) / STOCK_LIMIT) - 1, 'the log names the first chunk, the consumer the last one')
+  t.is(Number(places[1]?.['records']), 0)
 })
 
 /** Text of about so many bytes with quotes, backslashes, line ends and characters of two to four bytes. */

@@ -1,17 +1,19 @@
 import type { EachBatchPayload } from 'kafkajs'
-import type { DeltapostError } from '../../outbox/errors.ts'
+import { decodeChunk } from '../../outbox/chunk.ts'
+import { DeltapostError } from '../../outbox/errors.ts'
 import { decodeIdentity } from '../../outbox/record.ts'
 import type { Log } from '../runtime/log.ts'
 import { isEnvironment } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { applyArrivals, ChangeRefused } from './apply.ts'
+import { applyArrivals } from './apply.ts'
 import type { ApplyParts, Holding } from './apply.ts'
-import { readArrival } from './arrival.ts'
 import type { ConsumedRecord, Foreign } from './arrival.ts'
-import type { Arrival } from './element.ts'
+import { OPEN_BYTES } from './chunks.ts'
+import { gather } from './gather.ts'
 import { raiseTerm, storeWaiting } from './position.ts'
 import { openSession, startOf } from './session.ts'
 import type { Session } from './session.ts'
+import { keepHeadless, SILENT, tendOpen } from './unfinished.ts'
 
 /** What the loop of one consumer is made of. */
 export type LoopParts = Omit<ApplyParts, 'slot'> & {
@@ -19,6 +21,8 @@ export type LoopParts = Omit<ApplyParts, 'slot'> & {
   holder: string
   /** One connection per partition that may be applied at the same time. */
   slots: Slot[]
+  /** Bytes of changes that are put together from chunks at the same time; OPEN_BYTES where nothing is said. */
+  openBytes?: number
   seek(topic: string, partition: number, offset: bigint): void
   keepForeign(slot: Slot, holding: Holding, record: ConsumedRecord, foreign: Foreign): Promise<void>
   log: Log
@@ -66,6 +70,7 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
     if (memory.failures.delete(name)) parts.log.info({ topic: batch.topic, partition: batch.partition }, 'the partition goes on')
     if (next === undefined) return
     payload.resolveOffset((next - 1n).toString())
+    await watch(parts, memory, slot, payload)
   } catch (error) {
     const tries = (memory.failures.get(name) ?? 0) + 1
     memory.failures.set(name, tries)
@@ -86,10 +91,9 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
 /** Writes down why the partition does not move, for status, doctor and event show. Where the database is away nobody can look. */
 async function noteWaiting(parts: LoopParts, slot: Slot, session: Session | undefined, { batch }: EachBatchPayload, error: unknown): Promise<void> {
   if (session === undefined || error instanceof Fenced || isEnvironment(error)) return
-  const seqId = error instanceof ChangeRefused ? error.seqId : null
   const why = error instanceof Error ? error.message : String(error)
   try {
-    await slot.run((sql) => storeWaiting(sql, { group: parts.group, topic: batch.topic, partition: batch.partition, term: session.term }, why, seqId))
+    await slot.run((sql) => storeWaiting(sql, { group: parts.group, topic: batch.topic, partition: batch.partition, term: session.term }, why))
   } catch (failure) {
     parts.log.debug({ error: failure }, 'why the partition waits could not be stored')
   }
@@ -99,7 +103,38 @@ async function mirror(memory: Memory, payload: EachBatchPayload): Promise<void> 
   const now = Date.now()
   if (now - (memory.mirrored.get(nameOf(payload)) ?? 0) < mirrorEvery) return
   memory.mirrored.set(nameOf(payload), now)
-  await payload.commitOffsetsIfNecessary(payload.uncommittedOffsets())
+  const topics = payload.uncommittedOffsets().topics.map(({ topic, partitions }) => ({
+    topic,
+    partitions: partitions.map(({ partition, offset }) => ({
+      partition, offset: (memory.sessions.get(`${topic}/${partition}`)?.chunks.hold() ?? offset).toString(),
+    })),
+  }))
+  await payload.commitOffsetsIfNecessary({ topics })
+}
+
+/**
+ * Looks after changes that came in part and then nothing more, now and later on: a partition may have no other records.
+ * The later look is left out where the session or the consumer has ended.
+ */
+async function watch(parts: LoopParts, memory: Memory, slot: Slot, payload: EachBatchPayload): Promise<void> {
+  const { topic, partition } = payload.batch
+  const session = memory.sessions.get(nameOf(payload))
+  if (session === undefined || session.chunks.hold() === undefined) return
+  await tendOpen({ ...parts, slot }, { group: parts.group, topic, partition, term: session.term }, session)
+  if (session.watched) return
+  session.watched = true
+  setTimeout(() => {
+    session.watched = false
+    if (memory.sessions.get(nameOf(payload)) !== session || !payload.isRunning()) return
+    const free = parts.slots.pop()
+    if (free === undefined) {
+      parts.log.debug({ topic, partition }, 'no connection is free to look at open chunks')
+      return
+    }
+    watch(parts, memory, free, payload)
+      .catch((error: unknown) => parts.log.debug({ error }, 'open chunks could not be looked at'))
+      .finally(() => parts.slots.push(free))
+  }, SILENT).unref()
 }
 
 function nameOf({ batch }: EachBatchPayload): string {
@@ -130,38 +165,65 @@ async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, slot
   const holding = { group: parts.group, topic, partition, term: session.term }
   for (const call of calls(messages, session.from)) {
     if (!payload.isRunning() || payload.isStale()) return undefined
-    const next = BigInt(call.at(-1)!.offset) + 1n
-    if (await applyCall(parts, slot, holding, session, call, next) === 'FENCED') {
+    const { outcome, full } = await applyCall(parts, slot, holding, session, call)
+    if (outcome === 'FENCED') {
       parts.log.info({ topic, partition, term: session.term }, 'another consumer has this partition')
       sessions.delete(nameOf(payload)) // raised again if it is still assigned when the next batch comes
       throw new Fenced()
     }
-    session.from = next
-    payload.resolveOffset((next - 1n).toString())
+    payload.resolveOffset((session.from - 1n).toString())
+    if (full) throw noRoom(topic, partition, session.from)
+    const again = session.chunks.rewind()
+    if (again !== undefined) {
+      session.from = again
+      parts.seek(topic, partition, again)
+      return undefined
+    }
   }
   return BigInt(messages.at(-1)!.offset) + 1n
 }
 
 async function begin(parts: LoopParts, sessions: Map<string, Session>, slot: Slot, payload: EachBatchPayload): Promise<Session> {
   const { topic, partition } = payload.batch
-  const session = openSession(await slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder)))
+  const position = await slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder))
+  const session = openSession(position, (bytes) => hasRoom(sessions, bytes, parts.openBytes ?? OPEN_BYTES))
   sessions.set(nameOf(payload), session)
   return session
 }
 
+/** Whether so many more bytes may be set aside for chunks; takes them from sets that nothing came for. One alone always may. */
+function hasRoom(sessions: ReadonlyMap<string, Session>, bytes: number, most: number): boolean {
+  const taken = (): number => [...sessions.values()].reduce((sum, { chunks }) => sum + chunks.bytes(), 0)
+  if (taken() + bytes > most) for (const { chunks } of sessions.values()) chunks.giveBack()
+  return taken() === 0 || taken() + bytes <= most
+}
+
+/**
+ * Applies what is whole and stores the position: behind the call, or at the first chunk of the oldest change that is not.
+ * What is applied beyond that is recognised by (origin, seq_id) if it comes again.
+ */
 async function applyCall(
-  parts: LoopParts, slot: Slot, holding: Holding, session: Session, records: readonly ConsumedRecord[], next: bigint,
-): Promise<'OK' | 'FENCED'> {
-  const arrivals: Arrival[] = []
-  for (const record of records) {
-    const read = readArrival(record)
-    if ('identity' in read) arrivals.push(read)
-    else if (!session.kept.has(record.offset)) {
-      await parts.keepForeign(slot, holding, record, read)
-      session.kept.add(record.offset)
-    }
+  parts: LoopParts, slot: Slot, holding: Holding, session: Session, records: readonly ConsumedRecord[],
+): Promise<{ outcome: 'OK' | 'FENCED'; full: boolean }> {
+  const { arrivals, foreign, headless, next, full } = gather(records, session.chunks)
+  for (const { record, foreign: why } of foreign) {
+    if (session.kept.has(record.offset)) continue
+    await parts.keepForeign(slot, holding, record, why)
+    session.kept.add(record.offset)
   }
-  return applyArrivals({ ...parts, slot }, holding, arrivals, next)
+  if (headless.length > 0) await keepHeadless(slot, holding, headless)
+  const outcome = await applyArrivals({ ...parts, slot }, holding, arrivals, session.chunks.hold() ?? next)
+  if (outcome === 'OK') {
+    session.chunks.settle()
+    session.from = next
+  }
+  return { outcome, full }
+}
+
+function noRoom(topic: string, partition: number, offset: bigint): DeltapostError {
+  return new DeltapostError('CHUNKS_WAIT',
+    `no memory is left to put together the change that begins at offset ${offset} of ${topic}/${partition}: others are under way in other partitions`,
+    'nothing: the partition goes on when they are applied; more consumers share the partitions out', { retry: true })
 }
 
 /** Not an error of anybody: the partition moved on. Thrown so that the batch is left without resolving its offsets. */
@@ -184,16 +246,21 @@ export function* calls(messages: readonly ConsumedRecord[], from: bigint): Gener
     }
     call.push(message)
     bytes += size
+    const chunk = decodeChunk(message.headers)
+    if (typeof chunk !== 'object' || chunk.index + 1 < chunk.count) continue
+    yield call // a large change may be whole now: it is applied before another becomes so
+    call = []
+    bytes = 0
   }
   if (call.length > 0) yield call
 }
 
 function logFailure(log: Log, topic: string, partition: number, tries: number, error: unknown): void {
   if (error instanceof Fenced) return
-  const waits = isEnvironment(error) || (error instanceof Error && 'retry' in error && (error as DeltapostError).retry)
+  const waits = isEnvironment(error) || (error instanceof Error && 'retry' in error && error.retry === true)
   // The first failure and then every tenth: a night of a database that is away is not a log of it.
   if (tries > 1 && tries % 10 !== 0) return
   const fields = { topic, partition, tries, error }
   if (waits) log.warn(fields, 'the partition waits')
-  else log.error(fields, 'the partition stops at a change that cannot be applied')
+  else log.error(fields, 'the partition stops at an error that nobody expected')
 }

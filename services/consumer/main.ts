@@ -4,8 +4,10 @@ import { ensureTopic, openKafka } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
 import { openSlot } from '../runtime/slot.ts'
 import { consumerLoop } from './loop.ts'
+import { besideShipping } from './receipts.ts'
 import { openRelations } from './relations.ts'
 import { superviseConsumer } from './supervise.ts'
+import { tendParked } from './tend.ts'
 
 export type ConsumerParts = {
   config: Config
@@ -18,19 +20,25 @@ export type ConsumerParts = {
 /** Partitions applied at the same time: more than the cores of Postgres gain nothing. */
 const atOnce = 4
 
+/** Milliseconds after which a table or row that somebody has locked counts as one that cannot be written: its relation stops, and others go on. */
+const lockTimeout = 3_000
+
 /** The consumer: reads the topic as a member of its group and applies each change once, until `signal` aborts. */
 export async function runConsumer({ config, log, signal, onReady }: ConsumerParts): Promise<void> {
   const kafka = openKafka(config.kafkaBrokers, log)
-  const slots = Array.from({ length: atOnce }, (_, at) => openSlot({ url: config.databaseUrl, name: `consumer ${at + 1}`, deadline: 60_000 }))
+  const url = config.targetDatabaseUrl ?? config.databaseUrl
+  const slots = Array.from({ length: atOnce }, (_, at) => openSlot({ url, name: `consumer ${at + 1}`, deadline: 60_000, lockTimeout }))
+  const tendSlot = openSlot({ url, name: 'consumer tend', deadline: 60_000, lockTimeout })
   const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: config.autoCreate, log })
+  const tending = tendParked({ slot: tendSlot, relations, clockTolerance: config.clockTolerance, course: config, log, signal })
   try {
-    await superviseConsumer({
+    await besideShipping({ config, log, signal }, (signal) => superviseConsumer({
       kafka, log, signal, topic: config.topic, group: config.consumerGroup, atOnce,
       ready: () => onReady?.(),
       prepareTopic: () => ensureTopic(kafka, config.topic, config.topicPartitions, log),
       loop: (seek) => consumerLoop({
         group: config.consumerGroup, holder: config.holder, slots: [...slots], relations, seek, log,
-        clockTolerance: config.clockTolerance,
+        clockTolerance: config.clockTolerance, course: config, destination: config.destination,
         keepForeign: (slot, holding, record, foreign) => slot.run(async (sql) => {
           await keepRejected(sql, {
             path: `kafka:${holding.topic}/${holding.partition}/${record.offset}`, headers: {},
@@ -38,8 +46,9 @@ export async function runConsumer({ config, log, signal, onReady }: ConsumerPart
           })
         }),
       }),
-    })
+    }))
+    await tending
   } finally {
-    await Promise.all(slots.map((slot) => slot.close()))
+    await Promise.all([...slots, tendSlot].map((slot) => slot.close()))
   }
 }
