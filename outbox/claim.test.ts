@@ -17,10 +17,10 @@ async function given(t: { teardown: (end: () => Promise<void>) => void }, connec
 
 test('two relays that claim at the same moment get disjoint lanes, and all of them', async (t) => {
   const [one, two] = await given(t, 2) as [Sql, Sql]
-  const [a, b] = await Promise.all([claimLanes(one, 'a', 32, 2_000), claimLanes(two, 'b', 32, 2_000)])
-  const rest = await claimLanes(one, 'a', 64, 2_000) // what the second skipped while the first had its locks
+  const [a, b] = await Promise.all([claimLanes(one, 'a', 36, 2_000), claimLanes(two, 'b', 36, 2_000)])
+  const rest = await claimLanes(one, 'a', 72, 2_000) // what the second skipped while the first had its locks
   const lanes = [...a, ...b, ...rest].map(({ lane }) => lane).sort((x, y) => x - y)
-  t.deepEqual(lanes, Array.from({ length: 64 }, (_, lane) => lane))
+  t.deepEqual(lanes, [...Array.from({ length: 64 }, (_, lane) => lane), 10000, 10001, 10002, 10003, 20000, 20001, 20002, 20003])
 })
 
 test('a claim takes no more than it asks for, and each one has a greater term', async (t) => {
@@ -29,7 +29,7 @@ test('a claim takes no more than it asks for, and each one has a greater term', 
   t.is(first.length, 3)
   t.true(first.every(({ term, floor }) => term === '1' && floor === '0'))
   t.is((await releaseLanes(sql, 'a', first)).length, 3)
-  const again = await claimLanes(sql, 'b', 64, 2_000)
+  const again = await claimLanes(sql, 'b', 72, 2_000)
   t.deepEqual(again.filter(({ term }) => term === '2').map(({ lane }) => lane).sort(), first.map(({ lane }) => lane).sort())
 })
 
@@ -38,7 +38,7 @@ test('I5 a lane that was claimed by another is not renewed, and not released, by
   const slept = await claimLanes(sql, 'sleeper', 2, 0)
   const lanes = slept.map(({ lane }) => lane)
   await until(async () => (await sql`select from outbox.lane where lane in ${sql(lanes)} and held_until < now()`).length === 2)
-  const taken = (await claimLanes(sql, 'successor', 64, 60_000)).filter(({ lane }) => lanes.includes(lane))
+  const taken = (await claimLanes(sql, 'successor', 72, 60_000)).filter(({ lane }) => lanes.includes(lane))
   t.is(taken.length, 2)
   t.deepEqual(await renewLanes(sql, 'sleeper', slept, 60_000), [])
   t.deepEqual(await releaseLanes(sql, 'sleeper', slept), [])
@@ -48,17 +48,17 @@ test('I5 a lane that was claimed by another is not renewed, and not released, by
 test('I5 the same relay cannot use an earlier claim of its own', async (t) => {
   const [sql] = await given(t, 1) as [Sql]
   const [before] = await claimLanes(sql, 'a', 1, 0)
-  await until(async () => (await sql`select from outbox.lane where held_until < now()`).length === 64)
-  await claimLanes(sql, 'a', 64, 60_000)
+  await until(async () => (await sql`select from outbox.lane where held_until < now()`).length === 72)
+  await claimLanes(sql, 'a', 72, 60_000)
   t.deepEqual(await renewLanes(sql, 'a', [before!], 60_000), [])
 })
 
 test('the living are counted; who withdrew or died is not', async (t) => {
   const [sql] = await given(t, 1) as [Sql]
-  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 64, living: 1 })
-  t.deepEqual(await announce(sql, 'b', 60_000), { lanes: 64, living: 2 })
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 1 })
+  t.deepEqual(await announce(sql, 'b', 60_000), { lanes: 72, living: 2 })
   await announce(sql, 'dead', 0)
-  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 64, living: 2 })
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 2 })
   await withdraw(sql, 'b')
-  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 64, living: 1 })
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 1 })
 })

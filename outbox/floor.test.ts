@@ -19,7 +19,7 @@ async function given(t: { teardown: (end: () => Promise<void>) => void }): Promi
     await Promise.all([sql, other, third].map((one) => one.end({ timeout: 1 })))
     await drop()
   })
-  const claims = await claimLanes(sql, 'a', 64, 60_000)
+  const claims = await claimLanes(sql, 'a', 72, 60_000)
   return { sql, other, third, claims, floor: openFloor((work) => Promise.resolve(work(sql))) }
 }
 
@@ -55,7 +55,7 @@ test('the floor rises to the last position when everything is published', async 
   const { sql, claims, floor } = await given(t)
   const seqIds = await writeEvents(sql, Array.from({ length: 100 }, (_, key) => ({ key: String(key) })))
   await ackAll(sql, claims)
-  t.is((await raise(floor, claims)).length, 64)
+  t.is((await raise(floor, claims)).length, 72)
   t.deepEqual(await floors(sql), [seqIds.at(-1)])
 })
 
@@ -117,7 +117,7 @@ test('a fence held by a transaction is passed when that ends, and a rolled back 
   await ackAll(sql, claims)
   t.deepEqual(await floor.raise('a', claims), [])
   await other`rollback`
-  t.is((await raise(floor, claims)).length, 64)
+  t.is((await raise(floor, claims)).length, 72)
 })
 
 test('I5 only the holder of the claim moves a floor', async (t) => {
@@ -159,7 +159,7 @@ test('I3 a floor above the last number, as after a restore, begins anew', async 
   const above = claims.map((claim) => ({ ...claim, floor: '1000' }))
   await writeEvents(sql, [{ key: '1' }])
   const lowered = await floor.raise('a', above)
-  t.is(lowered.length, 64)
+  t.is(lowered.length, 72)
   t.deepEqual(await floors(sql), ['0'])
 })
 

@@ -15,7 +15,11 @@ import type { Sql } from './sql.ts'
  * X is a transaction id of our own and not pg_snapshot_xmax: that is one above the last that *ended*, and the newest
  * transactions that run are not below it. Reading P and X in one statement is wrong too: its snapshot is older than P.
  */
-export type Floor = { raise: (holder: string, claims: readonly Claim[]) => Promise<{ lane: number; floor: string }[]> }
+export type Floor = {
+  raise: (holder: string, claims: readonly Claim[]) => Promise<{ lane: number; floor: string }[]>
+  /** No transaction can commit an event at or below this position any more; what there is of them can be seen. */
+  proven: () => string
+}
 
 export type RunStatement = <T>(work: (sql: Sql) => PromiseLike<T>) => Promise<T>
 
@@ -32,7 +36,10 @@ export function openFloor(run: RunStatement): Floor {
         const back = claims.filter(({ floor }) => BigInt(floor) > BigInt(position))
         // A floor above the last number: the sequence went back (a restore, a failover), and what it hands out now would
         // never be read. A floor is only a hint, so it begins anew.
-        if (back.length > 0) return run((sql) => lowerFloors(sql, holder, back, position))
+        if (back.length > 0) {
+          finished = undefined
+          return run((sql) => lowerFloors(sql, holder, back, position))
+        }
         if (position === finished && claims.every(({ floor }) => BigInt(floor) >= BigInt(position))) return []
         fence = { position, xid: await run(takeTransactionId) }
       }
@@ -43,6 +50,7 @@ export function openFloor(run: RunStatement): Floor {
       finished = position
       return lanes
     },
+    proven: () => finished ?? '0',
   }
 }
 
@@ -123,7 +131,7 @@ export async function advanceSettled(sql: Sql): Promise<string> {
           order by p.seq_id limit 1
         ), b.most) as up_to
         from (
-          select w.up_to as was, w.xmin as row_version, least(w.up_to + 100000, (select min(l.floor) from outbox.lane l)) as most from auditlog.settled w
+          select w.up_to as was, w.xmin as row_version, least(w.up_to + 100000, (select min(l.floor) from outbox.lane l where l.kind = 'change')) as most from auditlog.settled w
         ) b
       ) n
       where s.up_to = n.was and s.xmin = n.row_version and n.up_to > n.was -- xmin: a rebuild that waited for may have left the number as it was

@@ -153,6 +153,57 @@ test('whatever object is posted, in whatever spelling, the record has its member
   )
 })
 
+type Side = { kind: string; seqId: string; attempt?: number; origin?: number | null; head?: string; topic?: string | null }
+
+async function sideEvent(sql: Sql, { kind, seqId, attempt = 1, origin = null, head = '"recipients":["a"],"error":{"code":"X"}', topic = 'errors' }: Side): Promise<PendingEvent> {
+  await sql`delete from outbox.event`
+  await sql`
+    insert into outbox.event (lane, position, seq_id, attempt, kind, bytes, origin, topic, head)
+    values (outbox.side_lane(${kind}, ${seqId}), nextval('outbox.position'), ${seqId}, ${attempt}, ${kind}, 10, ${origin}, ${topic}, ${head})`
+  const all = [10_000, 10_001, 10_002, 10_003, 20_000, 20_001, 20_002, 20_003].map((lane) => ({ lane, floor: '0', inflight: new Set<string>() }))
+  return (await nextEvents(sql, all, LIMITS))[0]!
+}
+
+async function parkAs(sql: Sql, origin: number, seqId: string, payload: string): Promise<void> {
+  await sql`
+    insert into inbox.parked (origin, seq_id, relation, epoch, time, reason, message, topic, record_key, payload, traceparent)
+    values (${origin}, ${seqId}, 1, 3, 1700000000000001, 'REFUSED', 'no', 'changes', '["app","test","1"]', ${payload}, '00-ab-cd-01')`
+}
+
+test('a retry is the parked record as it was consumed, under its attempt, own or of another origin', async (t) => {
+  const { sql } = await given(t)
+  const [seqId = ''] = await writeEvents(sql, [{ key: '1' }])
+  for (const origin of [1, 7]) {
+    await parkAs(sql, origin, seqId, `{"SEQ_ID":"${seqId}","ORIGIN":${origin}}`)
+    const event = await sideEvent(sql, { kind: 'retry', seqId, attempt: 2, origin: origin === 1 ? null : origin })
+    t.like(event, {
+      topicname: 'changes', id: `${origin}:${seqId}:2`, version: `3:1700000000000001:${seqId}`, key: '["app","test","1"]',
+      value: `{"SEQ_ID":"${seqId}","ORIGIN":${origin}}`, traceparent: '00-ab-cd-01',
+    })
+  }
+})
+
+test('the record of a failure has its members in front of the parked record, or of the change that was never published', async (t) => {
+  const { sql } = await given(t)
+  const [seqId = ''] = await writeEvents(sql, [{ key: '1', payload: '{"DATA":1}', topic: 'changes' }])
+  const never = await sideEvent(sql, { kind: 'error', seqId, attempt: 3 })
+  t.like(never, { topicname: 'errors', id: `1:${seqId}:3`, key: '["app","test","1"]' })
+  t.regex(never.value!, /^\{"recipients":\["a"\],"error":\{"code":"X"\},"SEQ_ID":/)
+  t.like(JSON.parse(never.value!), { DATA: 1, TOPICNAME: 'changes' })
+  await parkAs(sql, 1, seqId, '{"DATA":2}')
+  t.is((await sideEvent(sql, { kind: 'error', seqId })).value, '{"recipients":["a"],"error":{"code":"X"},"DATA":2}')
+  await sql`update inbox.parked set payload = ' { } '`
+  t.deepEqual(JSON.parse((await sideEvent(sql, { kind: 'error', seqId })).value!), { recipients: ['a'], error: { code: 'X' } })
+})
+
+test('a retry or the record of a failure whose change healed is obsolete; that of another origin is not taken for ours', async (t) => {
+  const { sql } = await given(t)
+  const [seqId = ''] = await writeEvents(sql, [{ key: '1' }])
+  t.like(await sideEvent(sql, { kind: 'retry', seqId }), { obsolete: true, topicname: null })
+  t.like(await sideEvent(sql, { kind: 'error', seqId, origin: 7 }), { obsolete: true, topicname: null })
+  t.is((await sideEvent(sql, { kind: 'error', seqId })).obsolete, undefined)
+})
+
 /** The same statement with its plan instead of its rows. */
 function explaining(sql: Sql, lines: string[]): Sql {
   const explain = async (strings: TemplateStringsArray, ...values: string[]): Promise<never[]> => {
@@ -210,7 +261,7 @@ test('a floor spares the entries that an old snapshot keeps alive', async (t) =>
   await other`begin isolation level repeatable read`
   await other`select count(*) from outbox.event` // an old snapshot
   const seqIds = await writeMany(sql)
-  const claims = await claimLanes(sql, 'a', 64, 60_000)
+  const claims = await claimLanes(sql, 'a', 72, 60_000)
   const gone = await sql<{ lane: number; position: string }[]>`select e.lane, e.position from outbox.event e`
   await ack(sql, 'a', claims, gone.map((event) => ({ ...event, partition: 0, offset: '0' })))
   const [, without] = /^.*Buffers: shared hit=(\d+)/m.exec(await planOf(sql, lanes('0'))) ?? []

@@ -43,7 +43,7 @@ testOwnKafka('I3 a broker that is killed and comes back costs time only: everyth
   await until(async () => (await sql`select from auditlog.publish_log limit 1`).length === 1)
   await broker.kill()
   for (let n = 0; n < 20; n++) await write()
-  await until(() => lines.some(({ msg }) => msg.startsWith('sending to the broker: failing')), { within: 30_000 })
+  await until(() => lines.some(({ msg }) => msg.startsWith(`sending to the broker: topic ${topic}: failing`)), { within: 30_000 })
   t.true(await left() > 0)
   await broker.start()
   await until(async () => (await left()) === 0, { within: 60_000 })
@@ -54,6 +54,6 @@ testOwnKafka('I3 a broker that is killed and comes back costs time only: everyth
     return missing.size === 0
   }, [broker.brokers])
   t.is((await sql`select from auditlog.publish_log`).length, seqIds.length)
-  t.true(lines.filter(({ msg }) => msg.startsWith('sending to the broker: failing')).length <= 2)
-  t.true(lines.some(({ msg }) => msg === 'sending to the broker: works again'))
+  t.true(lines.filter(({ msg }) => msg.startsWith(`sending to the broker: topic ${topic}: failing`)).length <= 2)
+  t.true(lines.some(({ msg }) => msg === `sending to the broker: topic ${topic}: works again`))
 })

@@ -2,6 +2,7 @@ import { announce, claimLanes, releaseLanes, renewLanes, withdraw } from '../../
 import type { Claim } from '../../outbox/claim.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Slot } from '../runtime/slot.ts'
+import type { Past, Strand } from './strand.ts'
 
 /** A lane outlives its relay by this many milliseconds at most. */
 export const LEASE = 2_000
@@ -12,14 +13,16 @@ export const RENEW_EVERY = 500
  * A lane this relay holds, and what it has of it.
  *
  * `deadline` and `blockedUntil` are of the monotonic clock. `inflight` are the positions read and not yet acked.
- * `reading` grows whenever an event of the lane is dropped: what was read of the lane before that, and is not sent yet,
- * would then go before the dropped one, so it is dropped too.
+ * `reading` grows whenever an event of the lane is dropped: what was read of the same strand before that, and is not sent
+ * yet, would then go before the dropped one, so it is dropped too. `strands` are by topic; `past` is there while one waits.
  */
 export type HeldLane = Claim & {
   deadline: number
   blockedUntil: number
   inflight: Set<string>
   reading: number
+  strands: Map<string, Strand>
+  past: Past | undefined
   /** Above the fair share: nothing more is read, and the lane is released when nothing is in flight. */
   leaving: boolean
   lost: boolean
@@ -37,7 +40,7 @@ export function lose(lanes: Map<number, HeldLane>, lane: HeldLane): void {
 }
 
 export function hold(claim: Claim, deadline: number): HeldLane {
-  return { ...claim, deadline, blockedUntil: 0, inflight: new Set(), reading: 0, leaving: false, lost: false }
+  return { ...claim, deadline, blockedUntil: 0, inflight: new Set(), reading: 0, strands: new Map(), past: undefined, leaving: false, lost: false }
 }
 
 /** The lanes of one relay and what keeps them: `tick` twice a second and more, `giveBack` at the end. */

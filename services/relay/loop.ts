@@ -1,15 +1,18 @@
 import type { Published } from '../../outbox/ack.ts'
 import type { PendingEvent } from '../../outbox/pending.ts'
+import type { Refused } from '../../outbox/refused.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Wake } from '../runtime/wake.ts'
 import { openAcks } from './acks.ts'
+import type { Settle } from './acks.ts'
 import { usable } from './lanes.ts'
 import type { HeldLane } from './lanes.ts'
-import type { Flying } from './partition.ts'
+import type { InFlight } from './partition.ts'
+import { readOnce } from './reader.ts'
+import type { ReaderParts } from './reader.ts'
 import { openBell, openTrouble, backOff } from './repeat.ts'
-import type { Bell, Trouble } from './repeat.ts'
+import type { Bell } from './repeat.ts'
 import { openTopics } from './topics.ts'
-import type { Topics } from './topics.ts'
 
 /** What may be in flight at once: some reads, so that reading, sending and acking overlap, and memory stays bounded. */
 const MOST_ROWS = 8_000
@@ -23,23 +26,19 @@ const LOOK_LAST = 500
 const BETWEEN_READS = 5
 const WORTH_IT = 200
 
-/** A lane whose topic cannot be had rests this long: asking takes seconds, in which no other lane is read. */
-const UNREADY_REST = 2_000
-
-/** A lane whose first event has no change in producer_log waits this long for somebody to look. */
-const ORPHAN_REST = 5_000
-
-export type RelayParts = {
+export type RelayParts = Pick<ReaderParts, 'read' | 'passOver' | 'proven'> & {
   /** The lanes held now; another hand claims, renews and releases them. */
   lanes: Map<number, HeldLane>
-  /** Pending events of the lanes in (lane, position) order, without the positions in flight. */
-  read: (lanes: readonly HeldLane[]) => Promise<PendingEvent[]>
   /** How many partitions the topic has, as far as is known now. */
   partitions: (topic: string) => Promise<number>
   /** Resolves when the broker acknowledged all, with the offset of the first. */
-  send: (topic: string, partition: number, events: readonly PendingEvent[]) => Promise<bigint>
-  /** Removes what was published, and returns the lanes that were still held. */
-  ack: (lanes: readonly HeldLane[], published: readonly Published[]) => Promise<{ held: number[]; count: number }>
+  send: (topic: string, partition: number, events: readonly PendingEvent[], mayGoOn: () => boolean) => Promise<bigint>
+  /** Removes what was published. */
+  ack: Settle<Published>
+  /** Sets aside what the broker refused for good. */
+  refuse: Settle<Refused>
+  /** Removes what has nothing left to send. */
+  discard: Settle<PendingEvent>
   wake: Pick<Wake, 'next'>
   /** Poked where the loop should look at once: by the wake, and by whoever claims lanes. */
   bell: Bell
@@ -58,9 +57,9 @@ export type RelayParts = {
 export async function relayLoop(parts: RelayParts): Promise<void> {
   const { bell, signal } = parts
   const flight = openFlight(bell)
-  const acks = openAcks({ ...parts, landed: flight.landed })
-  const topics = openTopics({ ...parts, published: acks.add, dropped: flight.landed })
-  const reader = { parts, flight, topics, orphans: openTrouble(parts.log, 'events whose change is not in producer_log') }
+  const leaving = openLeaving(parts, flight.landed)
+  const topics = openTopics({ ...parts, ...leaving, dropped: flight.landed, flying: flight.flying })
+  const reader = { ...parts, topics, take: flight.take, obsolete: leaving.obsolete, orphans: openTrouble(parts.log, 'events whose change is not in producer_log') }
   const trouble = openTrouble(parts.log, 'reading the outbox')
   const patience = openBell()
   signal.addEventListener('abort', () => { bell.poke(); patience.poke() }, { once: true })
@@ -89,38 +88,34 @@ export async function relayLoop(parts: RelayParts): Promise<void> {
       await patience.rest(backOff(tries))
     }
   }
-  await Promise.race([topics.stop().then(acks.finish), aborted(parts.hurry)])
+  await Promise.race([topics.stop().then(leaving.finish), aborted(parts.hurry)])
 }
 
-type Reader = { parts: RelayParts; flight: Flight; topics: Topics; orphans: Trouble }
+type Leaving = {
+  published: Parameters<typeof openTopics>[0]['published']
+  refused: Parameters<typeof openTopics>[0]['refused']
+  obsolete: (batch: readonly InFlight[]) => void
+  finish: () => Promise<void>
+}
 
-/** Reads once and hands over what is in order; the rest is left for the next read. Returns how many events went. */
-async function readOnce({ parts, flight, topics, orphans }: Reader, lanes: readonly HeldLane[]): Promise<number> {
-  const readings = new Map(lanes.map((lane) => [lane.lane, { lane, reading: lane.reading }]))
-  const events = await parts.read(lanes)
-  const ready = await topics.prepare(new Set(events.map(({ topicname }) => topicname)), flight.empty())
-  const skipped = new Set<HeldLane>()
-  let taken = 0
-  for (const event of events) {
-    const at = readings.get(event.lane)
-    if (at === undefined || skipped.has(at.lane) || at.reading !== at.lane.reading || !usable(at.lane)) continue
-    if (event.topicname === null || !ready.has(event.topicname)) {
-      // What follows in this lane must not go before it.
-      skipped.add(at.lane)
-      if (event.topicname !== null) {
-        at.lane.blockedUntil = performance.now() + UNREADY_REST
-        continue
-      }
-      orphans.failed(new Error(`lane ${event.lane}, position ${event.position}: the lane waits`))
-      at.lane.blockedUntil = performance.now() + ORPHAN_REST
-      continue
-    }
-    const flying = { event, ...at }
-    flight.take(flying)
-    topics.add(event.topicname, flying)
-    taken += 1
+/** The three ways out of a lane, each with its own statement, so that none waits for another. */
+function openLeaving(parts: RelayParts, landed: (batch: readonly InFlight[]) => void): Leaving {
+  const acks = openAcks({ ...parts, settle: parts.ack, landed, doing: 'acking what was published', done: 'published' })
+  const settle: typeof parts.refuse = async (lanes, refused) => {
+    const settled = await parts.refuse(lanes, refused)
+    const codes = [...new Set(refused.map(({ code }) => code))]
+    parts.log.warn({ count: settled.count, codes, positions: refused.slice(0, 20).map(({ position }) => position) }, 'the broker refuses these records for good')
+    return settled
   }
-  return taken
+  const refusals = openAcks({ ...parts, settle, landed, doing: 'setting aside what the broker refused', done: 'set aside' })
+  const discards = openAcks({ ...parts, settle: parts.discard, landed, doing: 'removing what is obsolete', done: 'removed' })
+  return {
+    published: (batch, partition, first) => acks.add(batch.map(({ event, lane }, at) => (
+      { event, lane, item: { lane: event.lane, position: event.position, partition, offset: String(first + BigInt(at)) } }))),
+    refused: ({ event, lane }, refusal) => refusals.add([{ event, lane, item: { lane: event.lane, position: event.position, ...refusal } }]),
+    obsolete: (batch) => discards.add(batch.map((one) => ({ ...one, item: one.event }))),
+    finish: async () => { await Promise.all([acks.finish(), refusals.finish(), discards.finish()]) },
+  }
 }
 
 function readable(lanes: Map<number, HeldLane>): HeldLane[] {
@@ -128,30 +123,39 @@ function readable(lanes: Map<number, HeldLane>): HeldLane[] {
   return [...lanes.values()].filter((lane) => usable(lane) && !lane.leaving && lane.blockedUntil <= now)
 }
 
-type Flight = { take: (flying: Flying) => void; landed: (batch: readonly Flying[]) => void; full: () => boolean; empty: () => boolean }
+type Flight = {
+  take: (one: InFlight) => void
+  landed: (batch: readonly InFlight[]) => void
+  full: () => boolean
+  flying: (topic: string) => boolean
+}
 
 /** Counts what is in flight, and pokes the reader when there is room again. */
 function openFlight(bell: Bell): Flight {
   let rows = 0
   let bytes = 0
+  const perTopic = new Map<string | null, number>()
   const full = (): boolean => rows >= MOST_ROWS || bytes >= MOST_BYTES
+  const count = ({ event }: InFlight, sign: 1 | -1): void => {
+    rows += sign
+    bytes += sign * event.bytes
+    perTopic.set(event.topicname, (perTopic.get(event.topicname) ?? 0) + sign)
+  }
   return {
-    take({ event, lane }) {
-      lane.inflight.add(event.position)
-      rows += 1
-      bytes += event.bytes
+    take(one) {
+      one.lane.inflight.add(one.event.position)
+      count(one, 1)
     },
     landed(batch) {
       const was = full()
-      for (const { event, lane } of batch) {
-        lane.inflight.delete(event.position)
-        rows -= 1
-        bytes -= event.bytes
+      for (const one of batch) {
+        one.lane.inflight.delete(one.event.position)
+        count(one, -1)
       }
       if (was && !full()) bell.poke()
     },
     full,
-    empty: () => rows === 0,
+    flying: (topic) => (perTopic.get(topic) ?? 0) > 0,
   }
 }
 

@@ -1,5 +1,7 @@
-import { ack } from '../../outbox/ack.ts'
+import { ack, discard } from '../../outbox/ack.ts'
 import { nextEvents } from '../../outbox/pending.ts'
+import { refuse } from '../../outbox/refused.ts'
+import { passOver } from '../../outbox/waiting.ts'
 import type { Config } from '../runtime/config.ts'
 import { openKafka } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
@@ -14,6 +16,9 @@ import { upkeep } from './upkeep.ts'
 /** One read: more rows are not faster, and 8 MB keep a relay with slow brokers small. */
 const READ = { rows: 2_000, bytes: 8 << 20 }
 
+/** One look over events that wait: 4 ms a thousand, and the other lanes are read in between. */
+const PASS = 4_000
+
 /**
  * A relay, from its first claim to its last release. Resolves after the signal, when what was sent is acked and the lanes
  * are given back, at the latest after config.shutdownTimeout; a database or broker that is away is waited for.
@@ -22,10 +27,12 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   const { config, log, signal } = parts
   const { holder } = config
   const slot = (name: string, deadline = 15_000) => openSlot({ url: config.databaseUrl, name: `relay ${name}`, deadline })
-  const slots = { read: slot('read', 60_000), ack: slot('ack'), lanes: slot('lanes', 5_000), upkeep: slot('upkeep') }
+  const slots = { read: slot('read', 60_000), ack: slot('ack'), lanes: slot('lanes', 5_000), floors: slot('floors'), retries: slot('retries'), refuse: slot('refuse'), discard: slot('discard') }
+  const course = { maxRetries: config.maxRetries, backoff: config.retryBackoff, errorTopic: config.errorTopic, recipients: config.errorRecipients }
   const bell = openBell()
   const publisher = openPublisher({ kafka: openKafka(config.kafkaBrokers, log), partitions: config.topicPartitions, log })
   const lanes = openLanes({ slot: slots.lanes, holder, onClaim: bell.poke, signal, log })
+  const keep = upkeep({ slots, holder, lanes: lanes.held, onDue: bell.poke })
   const claimed = Promise.withResolvers<void>()
   const reached = Promise.withResolvers<void>()
   const ended = new AbortController()
@@ -33,7 +40,8 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   const tasks = [
     // Until the very end: the lanes of what is still being acked must stay ours.
     repeat({ task: () => lanes.tick().then(claimed.resolve), everyMs: RENEW_EVERY, what: 'keeping lanes', signal: ended.signal, log }),
-    repeat({ task: upkeep(slots.upkeep, holder, lanes.held), everyMs: 1_000, what: 'raising floors', signal, log }),
+    repeat({ task: keep.floors, everyMs: 1_000, what: 'raising floors', signal, log }),
+    repeat({ task: keep.retries, everyMs: 1_000, what: 'putting retries into the outbox', signal, log }),
     repeat({ task: () => publisher.recount(config.topic).then(reached.resolve), everyMs: 60_000, what: 'asking for partitions', signal, log }),
   ]
   void Promise.all([claimed.promise, reached.promise]).then(() => parts.onReady?.())
@@ -46,8 +54,12 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   await relayLoop({
     ...publisher,
     lanes: lanes.held,
-    read: (held) => slots.read.run((sql) => nextEvents(sql, held, READ)),
+    read: (held, rows = READ.rows) => slots.read.run((sql) => nextEvents(sql, held, { ...READ, rows })),
+    passOver: (held) => slots.read.run((sql) => passOver(sql, held, PASS)),
+    proven: keep.proven,
     ack: (held, published) => slots.ack.run((sql) => ack(sql, holder, held, published)),
+    refuse: (held, refused) => slots.refuse.run((sql) => refuse(sql, holder, held, refused, course)),
+    discard: (held, events) => slots.discard.run((sql) => discard(sql, holder, held, events)),
     wake: parts.wake, bell, signal, hurry: hurry.signal, log,
   })
   ended.abort()

@@ -1,23 +1,55 @@
 import { advanceSettled, openFloor } from '../../outbox/floor.ts'
+import type { Sql } from '../../outbox/sql.ts'
 import type { Slot } from '../runtime/slot.ts'
 import type { HeldLane } from './lanes.ts'
 
 /** The watermark of the audit views moves every so many rounds. */
 const SETTLE_EVERY = 5
 
+/** So many retries that are due go into the outbox at once. */
+const MOST_DUE = 1_000
+
+/** What a relay does about once a second off the hot path, and what it knows by that. */
+export type Upkeep = { floors: () => Promise<void>; proven: () => string; retries: () => Promise<void> }
+
 /**
- * What a relay does about once a second off the hot path: raises the floors of its lanes and, now and then, the
- * watermark of the audit views. A slot of its own, since nobody waits for it.
+ * `floors` raises the floors of the lanes and, now and then, the watermark of the audit views. `retries` puts the parked
+ * changes that are due into the outbox, `onDue` telling that there were some. Slots of their own, since nobody waits for
+ * either and neither for the other.
  */
-export function upkeep(slot: Slot, holder: string, lanes: ReadonlyMap<number, HeldLane>): () => Promise<void> {
-  const floor = openFloor((work) => slot.run(work))
+export function upkeep(parts: {
+  slots: { floors: Slot; retries: Slot }
+  holder: string
+  lanes: ReadonlyMap<number, HeldLane>
+  onDue: () => void
+}): Upkeep {
+  const { slots, holder, lanes } = parts
+  const floor = openFloor((work) => slots.floors.run(work))
   let round = 0
-  return async () => {
-    for (const { lane, floor: raised } of await floor.raise(holder, [...lanes.values()])) {
-      const held = lanes.get(lane)
-      if (held !== undefined) held.floor = raised
-    }
-    round += 1
-    if (round % SETTLE_EVERY === 0) await slot.run(advanceSettled)
+  return {
+    async floors() {
+      for (const { lane, floor: raised } of await floor.raise(holder, [...lanes.values()])) {
+        const held = lanes.get(lane)
+        if (held === undefined) continue
+        if (BigInt(raised) < BigInt(held.floor)) held.past = undefined // the sequence went back, and numbers come again
+        held.floor = raised
+      }
+      round += 1
+      if (round % SETTLE_EVERY === 0) await slots.floors.run(advanceSettled)
+    },
+    proven: floor.proven,
+    async retries() {
+      let moved: number
+      do {
+        moved = await slots.retries.run((sql) => publishDue(sql, MOST_DUE))
+        if (moved > 0) parts.onDue()
+      } while (moved === MOST_DUE)
+    },
   }
+}
+
+/** Puts at most `most` parked changes whose retry is due into the outbox, and returns how many. */
+async function publishDue(sql: Sql, most: number): Promise<number> {
+  const [row] = await sql<{ moved: number }[]>`select inbox.publish_due(${most}::integer) as moved`
+  return row?.moved ?? 0
 }

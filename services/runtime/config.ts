@@ -4,6 +4,8 @@ import { hostname } from 'node:os'
 /** Everything a process can be told from outside. Durations are milliseconds, sizes bytes. */
 export type Config = Readonly<{
   databaseUrl: string
+  /** Where changes are applied; undefined: in the same database. */
+  targetDatabaseUrl: string | undefined
   kafkaBrokers: readonly string[]
   topic: string
   topicPartitions: number
@@ -14,6 +16,19 @@ export type Config = Readonly<{
   defaultSchema: string | undefined
   autoCreate: boolean
   consumerGroup: string
+  /** Attempts after the first, before a change is given up. */
+  maxRetries: number
+  /** Before the first retry; each further one waits twice as long. */
+  retryBackoff: number
+  errorTopic: string
+  /** Who is to hear of a failure: text in the error record; addresses of mail where NOTICE_SMTP_URL is set. */
+  errorRecipients: readonly string[]
+  noticeWebhookUrl: string | undefined
+  noticeSmtpUrl: string | undefined
+  noticeFrom: string
+  noticeEvery: number
+  /** How long the traces of a change are kept: posts that were seen, outcomes, tombstones, logs. 0: for ever. */
+  horizon: number
   maxBody: number
   bodyBudget: number
   host: string
@@ -72,9 +87,10 @@ export function readConfig(environment: Environment): Config {
   }
 
   /** `parse` returns undefined for what it does not accept; without `fallback` the variable must be there. */
-  function read<T>(name: string, parse: (text: string) => T | undefined, expected: string, fallback?: T): T {
+  function read<T>(name: string, parse: (text: string) => T | undefined, expected: string, fallback?: T | typeof NONE): T {
     const text = raw(name)
     if (text === undefined) {
+      if (fallback === NONE) return undefined as T // the caller's T says so
       if (fallback === undefined) faults.push(`${name} is missing: expected ${expected}`)
       return fallback as T // never used when undefined: the faults are thrown below
     }
@@ -91,6 +107,7 @@ export function readConfig(environment: Environment): Config {
   const config = {
     databaseUrl: read('DATABASE_URL', postgresUrl, 'an address such as postgres://user:password@host:5432/database'),
     kafkaBrokers: read('KAFKA_BROKERS', brokers, 'host:port, several separated by commas'),
+    targetDatabaseUrl: read<string | undefined>('TARGET_DATABASE_URL', postgresUrl, 'an address such as postgres://user:password@host:5432/database', NONE),
     topic: read('TOPIC', topicName, 'a topic name of letters, digits, dot, _ and -', 'db.informix.delta'),
     topicPartitions: read('TOPIC_PARTITIONS', integer(1, 1_000), 'a whole number from 1 to 1000', 12),
     source: read('SOURCE', word, 'a word such as INFORMIX', 'INFORMIX'),
@@ -100,6 +117,15 @@ export function readConfig(environment: Environment): Config {
     defaultSchema: raw('DEFAULT_SCHEMA'),
     autoCreate: read('AUTO_CREATE', onOff, 'on or off', true),
     consumerGroup: read('CONSUMER_GROUP', topicName, 'a name of letters, digits, dot, _ and -', 'deltapost'),
+    maxRetries: read('MAX_RETRIES', integer(0, 100), 'a whole number from 0 to 100', 3),
+    retryBackoff: read('RETRY_BACKOFF_MS', integer(1, 3_600_000), 'milliseconds, a whole number from 1 to 3600000', 1_000),
+    errorTopic: read('ERROR_TOPIC', topicName, 'a topic name of letters, digits, dot, _ and -', 'db.postgres.error'),
+    errorRecipients: read('ERROR_RECIPIENTS', texts, 'a JSON array of texts such as ["admin@abc.com"]', ['admin@abc.com']),
+    noticeWebhookUrl: read<string | undefined>('NOTICE_WEBHOOK_URL', httpUrl, 'an address such as https://host/path', NONE),
+    noticeSmtpUrl: read<string | undefined>('NOTICE_SMTP_URL', smtpUrl, 'an address such as smtp://user:password@host:587', NONE),
+    noticeFrom: read('NOTICE_FROM', word, 'an address of mail', 'deltapost@localhost'),
+    noticeEvery: read('NOTICE_EVERY', duration, 'a duration such as 1m', 60_000),
+    horizon: read('HORIZON', duration, 'a duration such as 30d, or 0s for ever', 0),
     maxBody,
     bodyBudget: read('BODY_BUDGET', size, 'a size, at least that of MAX_BODY', Math.max(maxBody ?? 0, 256 << 20)),
     host: read('HOST', word, 'an address to listen on, such as 0.0.0.0', '127.0.0.1'),
@@ -114,6 +140,9 @@ export function readConfig(environment: Environment): Config {
   return Object.freeze(config)
 }
 
+/** A setting that may be missing. */
+const NONE = Symbol('none')
+
 function word(text: string): string | undefined {
   return /^\S+$/.test(text) ? text : undefined
 }
@@ -124,6 +153,24 @@ function topicName(text: string): string | undefined {
 
 function postgresUrl(text: string): string | undefined {
   return URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol) ? text : undefined
+}
+
+function httpUrl(text: string): string | undefined {
+  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol) ? text : undefined
+}
+
+function smtpUrl(text: string): string | undefined {
+  return URL.canParse(text) && /^smtps?:$/.test(new URL(text).protocol) ? text : undefined
+}
+
+function texts(text: string): readonly string[] | undefined {
+  try {
+    const list: unknown = JSON.parse(text)
+    return Array.isArray(list) && list.every((one) => typeof one === 'string') ? list : undefined
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
 }
 
 function brokers(text: string): readonly string[] | undefined {
@@ -141,9 +188,9 @@ function timeZone(text: string): string | undefined {
 }
 
 function duration(text: string): number | undefined {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text)
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(text)
   if (match === null) return undefined
-  return Number(match[1]) * { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }[match[2] as 'ms' | 's' | 'm' | 'h']
+  return Number(match[1]) * { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[match[2] as 'ms' | 's' | 'm' | 'h' | 'd']
 }
 
 // V8's strings end near 512 MB and a Postgres field at 1 GB, so 256 MB is the most a body may have.

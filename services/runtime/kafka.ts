@@ -151,6 +151,50 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
   }
 }
 
+/**
+ * The largest record batch the topic takes, in bytes (its max.message.bytes; 1,048,588 where nobody set one). Undefined
+ * where the broker answers with an error, as to a user without the right to describe the topic's settings.
+ */
+export async function topicLimit(kafka: Kafka, topic: string, log: Log): Promise<number | undefined> {
+  const admin = kafka.admin({ retry: KAFKA_RETRY })
+  await admin.connect()
+  try {
+    const { resources } = await admin.describeConfigs({
+      includeSynonyms: false,
+      resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configNames: ['max.message.bytes'] }],
+    })
+    const text = resources[0]?.configEntries.find(({ configName }) => configName === 'max.message.bytes')?.configValue
+    return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
+  } catch (error) {
+    if (typeOf(error) === '') throw error
+    log.debug({ topic, error }, 'the settings of the topic could not be read')
+    return undefined
+  } finally {
+    await admin.disconnect()
+  }
+}
+
+/** What a record batch has besides its records: 61 bytes. kafkajs sends one batch per partition and send. */
+const BATCH_BYTES = 61
+/** Above what a record has besides key, value and headers (at most 36), and each header besides its texts (at most 10). */
+const RECORD_BYTES = 36
+const HEADER_BYTES = 10
+
+/** Bytes, or a little more, of a batch of these messages, as the broker counts them against max.message.bytes. */
+export function batchBytes(messages: readonly Pick<Outgoing, 'key' | 'value' | 'headers'>[]): number {
+  return messages.reduce((sum, { key, value, headers }) => sum + recordBytes(key, headers) + value.length, BATCH_BYTES)
+}
+
+/** How many bytes a value may have that goes alone, with this key and these headers, in a batch of `limit` bytes. */
+export function roomFor(limit: number, key: Buffer, headers: Outgoing['headers']): number {
+  return limit - BATCH_BYTES - recordBytes(key, headers)
+}
+
+function recordBytes(key: Buffer, headers: Outgoing['headers']): number {
+  const texts = Object.entries(headers ?? {}).map(([name, value]) => HEADER_BYTES + Buffer.byteLength(name) + Buffer.byteLength(String(value)))
+  return RECORD_BYTES + key.length + texts.reduce((sum, bytes) => sum + bytes, 0)
+}
+
 /** Undefined where the topic is missing, or too new for its partitions to have a leader; an older one may lack some for long. */
 async function partitionsOf(admin: Admin, topic: string, led: 'some' | 'all'): Promise<number | undefined> {
   try {
