@@ -1,5 +1,5 @@
 import { DeltapostError } from '../outbox/errors.ts'
-import { migrate } from '../services/jobs/migrate.ts'
+import { migrate, pairDatabases } from '../services/jobs/migrate.ts'
 import { type Config, processEnvironment, readConfig } from '../services/runtime/config.ts'
 import { type Environment, removeRunningStack, runningStack, STATE_FOLDER, withUnused, writeRunningStack } from './commands/environment.ts'
 import { say } from './commands/print.ts'
@@ -8,6 +8,7 @@ import { type Role, ROLES } from './commands/serve.ts'
 import type { UpOptions } from './commands/up.ts'
 import { interruption } from './interruption.ts'
 import { isFree } from './stack/free-port.ts'
+import { secondDatabase } from './stack/second-database.ts'
 import { type Stack, startStack } from './stack/stack.ts'
 
 /** Runs the servers and the three roles until Ctrl-C; gives the exit code. Nothing is left running. */
@@ -35,7 +36,14 @@ export async function up(options: UpOptions): Promise<number> {
   try {
     if (options.fresh === true && stack.way === 'environment') say('--fresh empties nothing: these servers are not ours')
     await migrate(stack.databaseUrl, { log: say })
-    return await runRoles(stack, environment, config, signal, begun)
+    // An address of the environment goes with servers of the environment, and with no others.
+    const given = stack.way === 'environment' ? config.targetDatabaseUrl : undefined
+    const target = given ?? (options.twoDatabases === true ? await secondDatabase(stack) : stack.databaseUrl)
+    if (target !== stack.databaseUrl) {
+      await migrate(target, { log: say })
+      await pairDatabases(stack.databaseUrl, target, say)
+    }
+    return await runRoles({ ...stack, target }, environment, config, signal, begun)
   } finally {
     removeRunningStack()
     await stack.stop()
@@ -43,29 +51,41 @@ export async function up(options: UpOptions): Promise<number> {
   }
 }
 
-/** The roles' environment: ours, with the servers' addresses in place of any other way to give them. */
-export function environmentOfRoles(environment: Environment, stack: Stack): Environment {
-  return { ...environment, DATABASE_URL: stack.databaseUrl, DATABASE_URL_FILE: '', KAFKA_BROKERS: stack.kafkaBrokers, KAFKA_BROKERS_FILE: '' }
+type Place = Pick<Stack, 'databaseUrl' | 'kafkaBrokers' | 'way'> & { target: string }
+
+/** A process of `up`: its name in the output, its role, and the roles' environment with the servers' addresses in it. */
+export type Started = { name: string; role: Role; environment: Environment }
+
+/** The three roles and, for a second database, its relay; addresses given in any other way do not count. */
+export function startedRoles(environment: Environment, { databaseUrl, target, kafkaBrokers }: Omit<Place, 'way'>): Started[] {
+  const two = target !== databaseUrl
+  const both = {
+    ...environment, DATABASE_URL: databaseUrl, DATABASE_URL_FILE: '', KAFKA_BROKERS: kafkaBrokers, KAFKA_BROKERS_FILE: '',
+    TARGET_DATABASE_URL: two ? target : '', TARGET_DATABASE_URL_FILE: '',
+  }
+  const roles = ROLES.map((role): Started => ({ name: role, role, environment: both }))
+  return two ? [...roles, { name: 'relay 2', role: 'relay', environment: { ...both, DATABASE_URL: target } }] : roles
 }
 
-async function runRoles(stack: Stack, environment: Environment, config: Config, asked: AbortSignal, begun: number): Promise<number> {
+async function runRoles(place: Place, environment: Environment, config: Config, asked: AbortSignal, begun: number): Promise<number> {
   const failed = new AbortController()
   const signal = AbortSignal.any([asked, failed.signal])
-  const ready = new Map<Role, RoleProcess>()
+  const starting = startedRoles(environment, place)
+  const ready = new Map<string, RoleProcess>()
   let told = false
-  const onReady = (running: RoleProcess, url: string | null): void => {
-    ready.set(running.role, running)
-    if (url !== null) listener = url
-    if (told || ready.size < ROLES.length) return
-    told = true
-    writeRunningStack({ listener, database: stack.databaseUrl, target: stack.databaseUrl, kafka: stack.kafkaBrokers, pid: process.pid })
-    introduce(stack, listener, config, [...ready.values()], performance.now() - begun)
-  }
   let listener = ''
-  const codes = await Promise.all(ROLES.map(async (role) => {
-    const onLine = (line: string): void => say(`${role.padEnd(8)} | ${readable(line)}`)
+  const codes = await Promise.all(starting.map(async ({ name, role, environment: own }) => {
+    const onLine = (line: string): void => say(`${name.padEnd(8)} | ${readable(line)}`)
+    const onReady = (running: RoleProcess, url: string | null): void => {
+      ready.set(name, running)
+      if (url !== null) listener = url
+      if (told || ready.size < starting.length) return
+      told = true
+      writeRunningStack({ listener, database: place.databaseUrl, target: place.target, kafka: place.kafkaBrokers, pid: process.pid })
+      introduce(place, listener, config, ready, performance.now() - begun)
+    }
     try {
-      return await keepRunning(role, { environment: environmentOfRoles(environment, stack), signal, onLine, onReady })
+      return await keepRunning(role, { environment: own, signal, onLine, onReady })
     } finally {
       failed.abort()
     }
@@ -73,19 +93,19 @@ async function runRoles(stack: Stack, environment: Environment, config: Config, 
   return Math.max(...codes)
 }
 
-function introduce(stack: Stack, listener: string, config: Config, roles: readonly RoleProcess[], ms: number): void {
+function introduce(place: Place, listener: string, config: Config, roles: ReadonlyMap<string, RoleProcess>, ms: number): void {
   const time = new Date().toISOString().replace('Z', '000Z')
   const post = `{"TIME": "${time}", "SCHEMANAME": "testdb", "TABLENAME": "test", "OPERATION": "INSERT", "DATA": {"id": "16", "name": "Ada"}}`
   say(`
-ready in ${(ms / 1_000).toFixed(1)} s (servers: ${stack.way})
+ready in ${(ms / 1_000).toFixed(1)} s (servers: ${place.way})
   listener  ${listener}/events
-  database  ${stack.databaseUrl}
-  kafka     ${stack.kafkaBrokers}, topic ${config.topic}
-  roles     ${roles.map(({ role, pid }) => `${role} ${pid}`).join(', ')}
+  database  ${place.databaseUrl}${place.target === place.databaseUrl ? '' : `\n  target    ${place.target}`}
+  kafka     ${place.kafkaBrokers}, topic ${config.topic}
+  roles     ${[...roles].map(([name, { pid }]) => `${name} ${pid}`).join(', ')}
 
 Post a change and see its row:
   curl -d '${post}' ${listener}/events
-  psql '${stack.databaseUrl}' -c 'select * from testdb.test'
+  psql '${place.target}' -c 'select * from testdb.test'
 In another terminal: npm run cli -- status. Ctrl-C ends all.
 `)
 }

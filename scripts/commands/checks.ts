@@ -1,6 +1,8 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 
+import { DeltapostError } from '../../outbox/errors.ts'
+import { comparePair, standingOf, waitingReceipts, type WaitingReceipts } from '../../outbox/receipt.ts'
 import type { Sql } from '../../outbox/sql.ts'
 import { statusOf } from '../../outbox/status.ts'
 import { type Config, ConfigError, readConfig } from '../../services/runtime/config.ts'
@@ -9,6 +11,7 @@ import { withDatabase } from './database.ts'
 import { environmentOfRunning } from './environment.ts'
 import { checkKafka } from './kafka-checks.ts'
 import { duration } from './print.ts'
+import { secondOf } from './target.ts'
 
 /** `fix` is what to type or change; a check that is ok has none. */
 export type Check = { name: string; result: 'ok' | 'warning' | 'fail'; told: string; fix?: string }
@@ -18,13 +21,15 @@ const OLDEST_POSTGRES = 150_000
 const MIGRATIONS = join(import.meta.dirname, '..', '..', 'migrations')
 // More than this, and times of the source cannot be compared with times of receipt.
 const CLOCK_MS = 1_000
+// Seconds. Shipping takes half of one.
+const RECEIPTS_LATE = 60
 
 /** Everything the service stands on, in the order in which one fault hides the next. */
 export async function checkAll(): Promise<Check[]> {
   const checks = [checkNode()]
   const config = checkConfig(checks)
   if (config === undefined) return checks
-  checks.push(...await checkDatabase(config), ...await checkKafka(config))
+  checks.push(...await checkDatabase(config.databaseUrl), ...await checkSecond(config), ...await checkKafka(config))
   return checks
 }
 
@@ -46,18 +51,43 @@ function checkConfig(checks: Check[]): Config | undefined {
   }
 }
 
-async function checkDatabase(config: Config): Promise<Check[]> {
+async function checkDatabase(url: string): Promise<Check[]> {
+  return failing('database', () => withDatabase(async (sql) => [
+    ...await checkServer(sql),
+    await checkClock(sql),
+    ...await checkSchema(sql),
+  ], url))
+}
+
+/** What a database does not answer, or refuses, as a check that failed. */
+async function failing(name: string, checks: () => Promise<Check[]>): Promise<Check[]> {
   try {
-    return await withDatabase(async (sql) => [
-      ...await checkServer(sql),
-      await checkClock(sql),
-      ...await checkSchema(sql),
-    ], config.databaseUrl)
+    return await checks()
   } catch (error) {
-    if (!(error instanceof Error && (error.cause instanceof SlotLost || sqlstateOf(error) !== undefined))) throw error
-    const remedy = 'remedy' in error ? String(error.remedy) : 'npm run migrate'
-    return [{ name: 'database', result: 'fail', told: error.message, fix: remedy }]
+    if (!(error instanceof Error && (error instanceof DeltapostError || error.cause instanceof SlotLost || sqlstateOf(error) !== undefined))) throw error
+    return [{ name, result: 'fail', told: error.message, fix: 'remedy' in error ? String(error.remedy) : 'npm run migrate' }]
   }
+}
+
+/** The second database, and whether the two go together; nothing where there is one. */
+async function checkSecond({ databaseUrl, targetDatabaseUrl }: Config): Promise<Check[]> {
+  const target = secondOf(databaseUrl, targetDatabaseUrl)
+  if (target === undefined) return []
+  const checks = await checkDatabase(target)
+  const pair = await failing('two databases', async () => {
+    const [first, second] = [await withDatabase(standingOf, databaseUrl), await withDatabase(standingOf, target)]
+    if (comparePair(first, second) === 'same') return [{ name: 'two databases', result: 'warning', told: 'both addresses are of one database', fix: 'unset TARGET_DATABASE_URL' }]
+    return [{ name: 'two databases', result: 'ok', told: `origin ${first.origin} takes in, origin ${second.origin} applies` }, receiptsCheck(await withDatabase(waitingReceipts, target), first.origins)]
+  })
+  return [...checks.map((check) => ({ ...check, name: `second ${check.name}` })), ...pair]
+}
+
+function receiptsCheck({ count, oldest_age_seconds: age, origins }: WaitingReceipts, known: readonly number[]): Check {
+  const name = 'receipts'
+  const foreign = origins.filter((origin) => !known.includes(origin))
+  if (foreign.length > 0) return { name, result: 'warning', told: `receipts of origin ${foreign.join(', ')} wait, which the first database never had`, fix: 'deltapost serve consumer with DATABASE_URL of the database they are of' }
+  if (age === null || age < RECEIPTS_LATE) return { name, result: 'ok', told: `${count} wait` }
+  return { name, result: 'warning', told: `${count} wait, the oldest for ${duration(age * 1_000)}: the audit lags`, fix: 'deltapost serve consumer; its log says why it cannot tell the first database' }
 }
 
 async function checkServer(sql: Sql): Promise<Check[]> {

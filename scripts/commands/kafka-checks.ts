@@ -4,7 +4,7 @@ import type { Config } from '../../services/runtime/config.ts'
 import { KAFKA_RETRY, openKafka } from '../../services/runtime/kafka.ts'
 import { openLog } from '../../services/runtime/log.ts'
 import type { Check } from './checks.ts'
-import { size } from './print.ts'
+import { duration, size } from './print.ts'
 
 /** The broker, the topic, and how large a record may be. */
 export async function checkKafka(config: Config): Promise<Check[]> {
@@ -40,6 +40,7 @@ async function checkTopic(admin: Admin, config: Config): Promise<Check[]> {
       ? { name: 'topic', result: 'ok', told: `${topic} has ${partitions.length} partitions` }
       : { name: 'topic', result: 'fail', told: `${leaderless} partitions of ${topic} have no leader`, fix: 'start the brokers that hold them' },
     await checkRecordLimit(admin, config),
+    await checkRetention(admin, config),
   ]
 }
 
@@ -53,5 +54,20 @@ async function checkRecordLimit(admin: Admin, { topic, maxBody }: Config): Promi
   return {
     name: 'record limit', result: 'warning', told: `${topic} takes records up to ${size(limit)}, the listener bodies up to ${size(maxBody)} (MAX_BODY)`,
     fix: `a smaller MAX_BODY, or max.message.bytes=${maxBody} for the topic; a larger body waits in the outbox until then`,
+  }
+}
+
+/** A record that is read again after its outcome and its tombstone were pruned would be applied again. */
+async function checkRetention(admin: Admin, { topic, horizon }: Config): Promise<Check> {
+  const { resources } = await admin.describeConfigs({
+    includeSynonyms: false,
+    resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configNames: ['retention.ms'] }],
+  })
+  const kept = Number(resources[0]?.configEntries.find(({ configName }) => configName === 'retention.ms')?.configValue ?? -1)
+  const told = `${topic} keeps records ${kept < 0 ? 'for ever' : `for ${duration(kept)}`}, the database their traces ${horizon === 0 ? 'for ever' : `for ${duration(horizon)} (HORIZON)`}`
+  if (horizon === 0 || (kept >= 0 && kept <= horizon)) return { name: 'retention', result: 'ok', told }
+  return {
+    name: 'retention', result: 'warning', told,
+    fix: `retention.ms=${horizon} or less for the topic, or a longer HORIZON: a record read again after that is not recognised`,
   }
 }

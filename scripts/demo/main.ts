@@ -4,24 +4,24 @@ import { join, relative } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 
 import { DeltapostError } from '../../outbox/errors.ts'
-import { migrate } from '../../services/jobs/migrate.ts'
+import { migrate, pairDatabases } from '../../services/jobs/migrate.ts'
 import { processEnvironment } from '../../services/runtime/config.ts'
 import { openSlot, type Slot } from '../../services/runtime/slot.ts'
 import type { DemoOptions } from '../commands/demo.ts'
 import { type Environment, STATE_FOLDER } from '../commands/environment.ts'
 import { say } from '../commands/print.ts'
 import { readable, type RoleProcess, startRole } from '../commands/role-process.ts'
-import { ROLES } from '../commands/serve.ts'
 import { interruption } from '../interruption.ts'
-import { startStack, type Stack } from '../stack/stack.ts'
+import { startStack } from '../stack/stack.ts'
+import { startedRoles } from '../up.ts'
 import { ACCOUNT_TABLE } from './account.ts'
 import { measure } from './measure.ts'
-import { ownDatabase } from './own-database.ts'
+import { type OwnDatabase, ownDatabase } from './own-database.ts'
 import { play, type Played } from './play.ts'
 import { openProgress, showRowsAndTrace, showSamples, showVerdict, standing } from './report.ts'
 import { postSamples, SAMPLE_TABLES, type SampleAnswer } from './samples.ts'
 import { now, openSender } from './sender.ts'
-import { judge } from './verdict.ts'
+import { judge, waitingInSecond } from './verdict.ts'
 import { makeWorkload } from './workload.ts'
 
 const LOG_FILE = join(STATE_FOLDER, 'demo.log')
@@ -38,7 +38,7 @@ export async function demo(options: DemoOptions): Promise<number> {
   const stack = await startStack({ directory, fresh: true, environment, log: say })
   const roles: RoleProcess[] = []
   try {
-    const place = await ownDatabase(stack)
+    const place = await ownDatabase(stack, options.twoDatabases === true)
     try {
       return await onStack({ options, place, environment, signal, roles })
     } finally {
@@ -54,38 +54,42 @@ export async function demo(options: DemoOptions): Promise<number> {
   }
 }
 
-type Place = Pick<Stack, 'databaseUrl' | 'kafkaBrokers'> & { topic: string }
+type Place = Omit<OwnDatabase, 'drop'>
 type Parts = { options: DemoOptions; place: Place; environment: Environment; signal: AbortSignal; roles: RoleProcess[] }
 
 async function onStack({ options, place, environment, signal, roles }: Parts): Promise<number> {
+  const two = place.target !== place.databaseUrl
   await migrate(place.databaseUrl, { log: () => undefined })
+  if (two) {
+    await migrate(place.target, { log: () => undefined })
+    await pairDatabases(place.databaseUrl, place.target, say)
+  }
   const slot = openSlot({ url: place.databaseUrl, name: 'demo', deadline: 60_000 })
+  const target = two ? openSlot({ url: place.target, name: 'demo', deadline: 60_000 }) : slot
   try {
-    await slot.run((sql) => sql.unsafe(`${ACCOUNT_TABLE};${SAMPLE_TABLES}`))
-    const listener = await startRoles(environmentOf(environment, place), roles, signal)
+    await target.run((sql) => sql.unsafe(`${ACCOUNT_TABLE};${SAMPLE_TABLES}`))
+    const listener = await startRoles(environmentOf(environment, place), place, roles, signal)
     say(`roles: ${roles.map(({ role, pid }) => `${role} ${pid}`).join(', ')}; the listener is ${listener}; their log: ${relative('.', LOG_FILE)}`)
     const { played, samples } = await postAll(listener, options, slot, signal)
-    await settle(slot, signal)
-    return await slot.run(async (sql) => {
+    await settle(slot, target, signal)
+    return await slot.run(async (sql) => target.run(async (targetSql) => {
       await showSamples(sql, samples)
-      await showRowsAndTrace(sql, played)
-      const verdict = await judge(sql, played, samples)
+      await showRowsAndTrace(sql, targetSql, played)
+      const verdict = await judge(sql, targetSql, played, samples)
       showVerdict(verdict, await measure(sql, played), roles)
       return verdict.differences.length === 0 ? 0 : 1
-    })
+    }))
   } finally {
-    await slot.close()
+    await Promise.all([slot.close(), target.close()])
   }
 }
 
 /** The defaults of the service, whatever the environment of a development machine says, on a port of its own. */
 function environmentOf(environment: Environment, place: Place): Environment {
-  const unset = ['DATABASE_URL_FILE', 'KAFKA_BROKERS_FILE', 'SOURCE', 'SOURCE_TZ', 'CLOCK_TOLERANCE', 'AUTO_CREATE', 'HOST']
+  const unset = ['SOURCE', 'SOURCE_TZ', 'CLOCK_TOLERANCE', 'AUTO_CREATE', 'HOST']
   return {
     ...environment,
     ...Object.fromEntries(unset.map((name) => [name, ''])),
-    DATABASE_URL: place.databaseUrl,
-    KAFKA_BROKERS: place.kafkaBrokers,
     TOPIC: place.topic,
     CONSUMER_GROUP: `${place.topic}.demo`,
     // The oldest dialect names no schema.
@@ -95,9 +99,11 @@ function environmentOf(environment: Environment, place: Place): Environment {
   }
 }
 
-async function startRoles(environment: Environment, roles: RoleProcess[], signal: AbortSignal): Promise<string> {
+async function startRoles(environment: Environment, place: Place, roles: RoleProcess[], signal: AbortSignal): Promise<string> {
   writeFileSync(LOG_FILE, '')
-  for (const role of ROLES) roles.push(startRole(role, environment, (line) => keepLine(`${role.padEnd(8)} | ${readable(line)}`)))
+  for (const { name, role, environment: own } of startedRoles(environment, place)) {
+    roles.push(startRole(role, own, (line) => keepLine(`${name.padEnd(8)} | ${readable(line)}`)))
+  }
   const late = pause(READY_MS, undefined, { signal, ref: false }).then(() => {
     throw new DeltapostError('ROLE_LATE', `the roles are not ready after ${READY_MS / 1_000} s`, 'LOG_LEVEL=debug npm run demo')
   })
@@ -135,14 +141,15 @@ async function postAll(listener: string, options: DemoOptions, slot: Slot, signa
 }
 
 /** Waits until every change has an outcome, or nothing has moved for STILL_MS: the verdict then says what is missing. */
-async function settle(slot: Slot, signal: AbortSignal): Promise<void> {
+async function settle(slot: Slot, target: Slot, signal: AbortSignal): Promise<void> {
   const progress = openProgress()
   for (let left = -1, since = performance.now(); ; await pause(200, undefined, { signal })) {
     const where = await slot.run(standing)
+    const untold = slot === target ? 0 : await target.run(waitingInSecond)
     progress.told(where.text)
-    if (where.left !== left) since = performance.now()
-    left = where.left
-    if (where.settled || performance.now() - since > STILL_MS) break
+    if (where.left + untold !== left) since = performance.now()
+    left = where.left + untold
+    if ((where.settled && untold === 0) || performance.now() - since > STILL_MS) break
   }
   progress.done()
 }

@@ -4,28 +4,34 @@ import postgres from 'postgres'
 import { KAFKA_RETRY, openKafka } from '../../services/runtime/kafka.ts'
 import { openLog } from '../../services/runtime/log.ts'
 import { createDatabase } from '../stack/database.ts'
+import { secondDatabase } from '../stack/second-database.ts'
 import type { Stack } from '../stack/stack.ts'
 
-/** Where the demo works, and how to leave the servers as they were. */
-export type OwnDatabase = Pick<Stack, 'databaseUrl' | 'kafkaBrokers'> & { topic: string; drop: () => Promise<void> }
+/** Where the demo works, and how to leave the servers as they were. `target` is `databaseUrl` unless there are two. */
+export type OwnDatabase = Pick<Stack, 'databaseUrl' | 'kafkaBrokers'> & { target: string; topic: string; drop: () => Promise<void> }
 
 /**
  * The servers' own database and the usual topic where the servers are the demo's; on servers of somebody else a database
  * and a topic with names of their own, which `drop` deletes.
  */
-export async function ownDatabase(stack: Stack): Promise<OwnDatabase> {
+export async function ownDatabase(stack: Stack, two: boolean): Promise<OwnDatabase> {
   const { databaseUrl, kafkaBrokers } = stack
-  if (stack.way !== 'environment') return { databaseUrl, kafkaBrokers, topic: 'db.informix.delta', drop: async () => {} }
+  const targetOf = async (databaseUrl: string): Promise<string> => (two ? secondDatabase({ databaseUrl }) : databaseUrl)
+  if (stack.way !== 'environment') {
+    return { databaseUrl, target: await targetOf(databaseUrl), kafkaBrokers, topic: 'db.informix.delta', drop: async () => {} }
+  }
   const name = `deltapost_demo_${randomBytes(4).toString('hex')}`
   await createDatabase(databaseUrl, name)
   const url = new URL(databaseUrl)
   url.pathname = `/${name}`
   return {
     databaseUrl: url.href,
+    target: await targetOf(url.href),
     kafkaBrokers,
     topic: name,
     drop: async () => {
       await dropDatabase(databaseUrl, name)
+      if (two) await dropDatabase(databaseUrl, `${name}_target`)
       await dropTopic(kafkaBrokers, name)
     },
   }

@@ -50,9 +50,9 @@ export async function showSamples(sql: Sql, samples: readonly SampleAnswer[]): P
 }
 
 /** Some rows, and one change from its receipt to its row. */
-export async function showRowsAndTrace(sql: Sql, played: Played): Promise<void> {
+export async function showRowsAndTrace(sql: Sql, target: Sql, played: Played): Promise<void> {
   say('\nRows of the target, shop.account')
-  sayTable(await sql`select id, owner, balance::text, opened::text, changed::text, note from shop.account order by id limit 5`)
+  sayTable(await target`select id, owner, balance::text, opened::text, changed::text, note from shop.account order by id limit 5`)
   const chosen = played.sent.findLast(({ change, answer }) => answer.seqId !== null && change.before !== null && change.after !== null)
   const trace = chosen?.answer.seqId == null ? undefined : await traceOf(sql, chosen.answer.seqId)
   if (trace === undefined) return
@@ -82,7 +82,8 @@ export function showVerdict(verdict: Verdict, measured: Measured | undefined, ro
     })
   }
   say('Memory')
-  const processes = [...roles.map(({ role, pid }) => ({ name: String(role), pid })), { name: 'demo itself', pid: process.pid }]
+  // The second relay is that of the second database.
+  const processes = [...roles.map(({ role, pid }, at) => ({ name: roles.findIndex((other) => other.role === role) < at ? `${role} 2` : role, pid })), { name: 'demo itself', pid: process.pid }]
   sayFields(Object.fromEntries(processes.map(({ name, pid }) => {
     const { bytes, kind } = memoryOf(pid)
     return [name, `${size(bytes)} (${kind})`]

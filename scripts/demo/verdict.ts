@@ -19,8 +19,11 @@ export type Verdict = { counts: Counts; accepted: number; posts: number; rejecte
 
 const SHOWN = 5
 
-/** Compares what the listener answered with the logs, the logs with each other, and the target with the model. */
-export async function judge(sql: Sql, played: Played, samples: readonly SampleAnswer[]): Promise<Verdict> {
+/**
+ * Compares what the listener answered with the logs, the logs with each other, and the target with the model. `target` is
+ * `sql` where there is one database; where there are two, its outcomes are compared with those that were told.
+ */
+export async function judge(sql: Sql, target: Sql, played: Played, samples: readonly SampleAnswer[]): Promise<Verdict> {
   const answers = [...played.sent, ...samples].map(({ answer }) => answer)
   const all = [...answers, ...played.garbage, ...played.repeats.map(({ second }) => second)]
   const accepted = new Set(all.flatMap(({ seqId }) => seqId ?? []))
@@ -43,8 +46,9 @@ export async function judge(sql: Sql, played: Played, samples: readonly SampleAn
     ...played.sent.flatMap(({ change, answer }) => (answer.seqId === null ? [`refused (${answer.status} ${answer.rejected?.reason ?? ''}): the change of ${change.time}`] : [])).slice(0, SHOWN),
     ...played.repeats.flatMap(({ first, second }) => (first.seqId === second.seqId ? [] : [`a repeat of ${first.seqId} was answered ${second.seqId}`])).slice(0, SHOWN),
     ...played.garbage.flatMap(({ status, rejected: answer }) => (status >= 400 && status < 500 && answer !== null ? [] : [`a body that is no change was answered ${status}`])),
-    ...await unlikeModel(sql, model),
-    ...await wrongFacts(sql),
+    ...await unlikeModel(target, model),
+    ...await wrongFacts(target),
+    ...(sql === target ? [] : await untold(sql, target)),
   ]
   return { counts, accepted: accepted.size, posts: all.length, rejectedAnswers: rejected.size, rows: model.size, differences }
 }
@@ -69,6 +73,25 @@ async function unknown(sql: Sql, accepted: ReadonlySet<string>): Promise<string[
     select answered as seq_id from unnest(${[...accepted]}::text[]) as answered
     where not exists (select from auditlog.producer_log p where p.seq_id = answered::bigint) limit ${SHOWN}`
   return rows.map(({ seq_id }) => `answered ${seq_id}, which is not in producer_log`)
+}
+
+/** Receipts and events that wait in the second database: outcomes not yet told, retries not yet published. */
+export async function waitingInSecond(target: Sql): Promise<number> {
+  const [row] = await target<{ waiting: number }[]>`
+    select ((select count(*) from inbox.receipt) + (select count(*) from outbox.event))::integer as waiting`
+  return row?.waiting ?? 0
+}
+
+/** Outcomes of the second database that the first was not told, or otherwise, and what still waits there. */
+async function untold(first: Sql, target: Sql): Promise<string[]> {
+  const outcomes = async (sql: Sql): Promise<string> => JSON.stringify(await sql`
+    select status, count(*) as changes, md5(string_agg(origin || ':' || seq_id || ':' || attempt, ',' order by origin, seq_id)) as which
+    from inbox.applied group by status order by status`)
+  const [here, there] = [await outcomes(first), await outcomes(target)]
+  return [
+    ...(here === there ? [] : [`outcomes in the first database: ${here}, in the second: ${there}`]),
+    ...unequal('receipts and events waiting in the second database', await waitingInSecond(target), 'expected', 0),
+  ]
 }
 
 /** The rows of shop.account that differ from the model, compared by their types: 10.5 and 10.50 are one amount. */

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
 import { connect, emptyDatabase, freshDatabase } from '../../test/support/database.ts'
-import { migrate } from './migrate.ts'
+import { migrate, pairDatabases } from './migrate.ts'
 
 const quiet = { log: (): void => {} }
 const root = resolve(import.meta.dirname, '..', '..')
@@ -86,5 +86,43 @@ test('a database whose application uses node-pg-migrate too keeps its own list u
   t.true(ran.length > 0)
   t.is((await sql`select from public.pgmigrations`).length, 1)
   t.deepEqual(await migrate(url, quiet), [])
+  await sql.end({ timeout: 5 })
+})
+
+test('the second of two databases gets an origin of its own and keeps receipts, once, also when two migrations do it at once', async (t) => {
+  const [first, target] = [await freshDatabase(), await freshDatabase()]
+  t.teardown(async () => Promise.all([first.drop(), target.drop()]))
+  const said: string[] = []
+  const pairing = () => pairDatabases(first.url, target.url, (line) => said.push(line))
+  await Promise.all([pairing(), pairing()])
+  const sql = connect(target.url)
+  t.deepEqual([...await sql`select origin, inbox.keeps_receipts() as keeps from outbox.database`], [{ origin: 2, keeps: true }])
+  await sql.end({ timeout: 5 })
+  const before = said.length
+  await pairing()
+  t.is(said.length, before, 'nothing was left to do')
+})
+
+test('one database under two addresses has no second', async (t) => {
+  const { url, drop } = await freshDatabase()
+  t.teardown(drop)
+  const other = new URL(url)
+  other.searchParams.set('application_name', 'another')
+  const said: string[] = []
+  await pairDatabases(url, other.href, (line) => said.push(line))
+  t.regex(said.join(), /one database/)
+  const sql = connect(url)
+  t.deepEqual([...await sql`select origin, inbox.keeps_receipts() as keeps from outbox.database`], [{ origin: 1, keeps: false }])
+  await sql.end({ timeout: 5 })
+})
+
+test('a second database that handed out numbers under the origin of the first is refused, with what to type', async (t) => {
+  const [first, target] = [await freshDatabase(), await freshDatabase()]
+  t.teardown(async () => Promise.all([first.drop(), target.drop()]))
+  const sql = connect(target.url)
+  await sql`select nextval('outbox.position')`
+  const error = await t.throwsAsync(pairDatabases(first.url, target.url, quiet.log), { code: 'ORIGIN_TAKEN' })
+  await sql.unsafe(/: (update .*)$/.exec((error as { remedy?: string }).remedy ?? '')?.[1] ?? '')
+  await t.notThrowsAsync(pairDatabases(first.url, target.url, quiet.log))
   await sql.end({ timeout: 5 })
 })

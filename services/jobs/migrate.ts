@@ -2,6 +2,8 @@ import { readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { runner } from 'node-pg-migrate'
 import postgres from 'postgres'
+import { becomeSecond, comparePair, standingOf } from '../../outbox/receipt.ts'
+import { openSlot } from '../runtime/slot.ts'
 
 const FOLDER = join(import.meta.dirname, '..', '..', 'migrations')
 
@@ -37,6 +39,29 @@ export async function migrate(
   const names = ran.map(({ name }) => name)
   for (const name of names) log(`migrated ${direction}: ${name}`)
   return names
+}
+
+/**
+ * Makes the database of `targetUrl` the second of two, after both were migrated: a fresh one gets an origin of its own,
+ * and outcomes leave receipts there. Where both addresses are of one database, nothing is done. Throws ORIGIN_TAKEN.
+ */
+export async function pairDatabases(firstUrl: string, targetUrl: string, log: (line: string) => void): Promise<void> {
+  const first = openSlot({ url: firstUrl, name: 'migrate' })
+  // Receipts of all that was applied before are written in one statement.
+  const target = openSlot({ url: targetUrl, name: 'migrate', deadline: 600_000, lockTimeout: 30_000 })
+  try {
+    const here = await first.run(standingOf)
+    const there = await target.run(standingOf)
+    if (there.identity === here.identity) {
+      log('TARGET_DATABASE_URL and DATABASE_URL are one database: there is no second')
+      return
+    }
+    const origin = await target.run((sql) => becomeSecond(sql, here.origin))
+    comparePair(here, await target.run(standingOf))
+    if (origin !== there.origin || !there.keepsReceipts) log(`two databases: origin ${here.origin} takes changes in, origin ${origin} applies them and keeps receipts`)
+  } finally {
+    await Promise.all([first.close(), target.close()])
+  }
 }
 
 /** Ours unless somebody else's migrations are kept there: some names, and our first not among them. */
