@@ -12,6 +12,8 @@ export type Status = {
   settled_up_to: string
   to_publish: Count & { oldest_age_seconds: number | null }
   to_apply: Count
+  /** The oldest of each, by when it was received, parked or rejected. */
+  oldest: Oldest
   outcomes: Record<'PARKED' | 'RETRYING' | 'FAILED' | 'SKIPPED' | 'SUPERSEDED', Count>
   parked: { reason: string; count: number }[]
   rejected_waiting: Count
@@ -22,8 +24,16 @@ export type Status = {
   relations: RelationLine[]
   partitions_ahead: number
   default_partition_empty: boolean
-  sizes: { table: string; bytes: string; estimated_rows: string }[]
+  partitions: { name: string; low: string; high: string; bytes: string }[]
+  /** Changes received before the horizon, and those that left; '0' where nothing was pruned. */
+  retention: { behind: string; dropped: string; begun_at: string | null }
+  sizes: TableSize[]
 }
+
+export type Oldest = Record<'unsettled_seconds' | 'parked_seconds' | 'rejected_seconds', number | null>
+
+/** `dead_rows` are those that wait for a vacuum; all but bytes are estimates of the server's statistics. */
+export type TableSize = { table: string; bytes: string; estimated_rows: string; dead_rows: string; vacuumed_at: string | null }
 
 export type PartitionPosition = {
   consumer_group: string
@@ -66,6 +76,7 @@ export async function statusOf(sql: Sql): Promise<Status> {
     ...numbers,
     to_publish: await toPublish(sql),
     to_apply: await toApply(sql),
+    oldest: await oldest(sql),
     outcomes: await outcomes(sql),
     parked: [...await parkedByReason(sql)],
     rejected_waiting: await rejectedWaiting(sql),
@@ -74,6 +85,8 @@ export async function statusOf(sql: Sql): Promise<Status> {
     positions: [...await positions(sql)],
     relations: [...await relations(sql)],
     ...await partitionsAhead(sql),
+    partitions: [...await partitions(sql)],
+    retention: await retention(sql),
     sizes: [...await sizes(sql)],
   }
 }
@@ -98,6 +111,17 @@ async function toApply(sql: Sql): Promise<Count> {
            (select last_value from outbox.position) > s.up_to + ${WINDOW} as at_least
     from auditlog.settled s`
   return row ?? { count: 0, at_least: false }
+}
+
+/** A change that is not settled is the first above the watermark or a later one, so its age is at most this. */
+async function oldest(sql: Sql): Promise<Oldest> {
+  const [row] = await sql<Oldest[]>`
+    select extract(epoch from clock_timestamp() - (
+             select p.received_at from auditlog.producer_log p where p.seq_id > (select w.up_to from auditlog.settled w) order by p.seq_id limit 1))::float8 as unsettled_seconds,
+           extract(epoch from clock_timestamp() - (select min(k.parked_at) from (select parked_at from inbox.parked limit ${MOST}) as k))::float8 as parked_seconds,
+           extract(epoch from clock_timestamp() - (
+             select r.received_at from auditlog.rejected_request r where r.state = 'WAITING' order by r.id limit 1))::float8 as rejected_seconds`
+  return row ?? { unsettled_seconds: null, parked_seconds: null, rejected_seconds: null }
 }
 
 async function outcomes(sql: Sql): Promise<Status['outcomes']> {
@@ -169,23 +193,34 @@ export function relations(sql: Sql): PromiseLike<RelationLine[]> {
     from outbox.relation order by source_schema, source_table`
 }
 
-/** Partitions of producer_log that begin above the last position; their names carry their number, 5 million to each. */
+/** Partitions of producer_log that begin above the last position. */
 async function partitionsAhead(sql: Sql): Promise<Pick<Status, 'partitions_ahead' | 'default_partition_empty'>> {
   const [row] = await sql<{ partitions_ahead: number; default_partition_empty: boolean }[]>`
-    select (select count(*)::integer from pg_partition_tree('auditlog.producer_log') t
-            cross join lateral substring(t.relid::text from '([0-9]{6,})$') as number
-            where number::bigint * 5000000 > (select last_value from outbox.position)) as partitions_ahead,
+    select (select count(*)::integer from auditlog.partition p where p.low > (select last_value from outbox.position)) as partitions_ahead,
            not exists (select from auditlog.producer_log_default) as default_partition_empty`
   return row ?? { partitions_ahead: 0, default_partition_empty: true }
+}
+
+function partitions(sql: Sql): PromiseLike<Status['partitions']> {
+  return sql<Status['partitions']>`
+    select p.name, p.low, p.high, pg_total_relation_size(p.relid) as bytes from auditlog.partition p order by p.low`
+}
+
+async function retention(sql: Sql): Promise<Status['retention']> {
+  const [row] = await sql<Status['retention'][]>`
+    select behind, dropped, case when begun_at > '-infinity' then begun_at end as begun_at from auditlog.retention`
+  return row ?? { behind: '0', dropped: '0', begun_at: null }
 }
 
 /** Rows are estimates of the last analyze; -1 before the first one, shown as unknown. */
 function sizes(sql: Sql): PromiseLike<Status['sizes']> {
   return sql<Status['sizes']>`
     select t.name as table, sum(pg_total_relation_size(p.relid)) as bytes,
-           case when bool_and(c.reltuples < 0) then 'unknown' else round(sum(greatest(c.reltuples, 0)))::text end as estimated_rows
-    from unnest(array['auditlog.producer_log', 'auditlog.publish_log', 'auditlog.rejected_request', 'outbox.event', 'outbox.seen',
-                      'inbox.applied', 'inbox.row_version', 'inbox.parked']) with ordinality as t(name, place)
+           case when bool_and(c.reltuples < 0) then 'unknown' else round(sum(greatest(c.reltuples, 0)))::text end as estimated_rows,
+           coalesce(sum(pg_stat_get_dead_tuples(p.relid)), 0) as dead_rows,
+           max(greatest(pg_stat_get_last_vacuum_time(p.relid), pg_stat_get_last_autovacuum_time(p.relid))) as vacuumed_at
+    from unnest(array['auditlog.producer_log', 'auditlog.publish_log', 'auditlog.rejected_request', 'outbox.event', 'outbox.seen', 'outbox.lane',
+                      'inbox.applied', 'inbox.row_version', 'inbox.parked', 'inbox.shift', 'inbox.owed', 'inbox.position']) with ordinality as t(name, place)
     cross join lateral (
       select relid from pg_partition_tree(t.name::regclass) where isleaf
       union select t.name::regclass

@@ -16,7 +16,7 @@ export type AppParts = {
   log: Log
 }
 
-const STATUS: Partial<Record<Reason, number>> = { too_large: 413, idempotency_conflict: 422 }
+const STATUS: Partial<Record<Reason, number>> = { too_large: 413, idempotency_conflict: 422, older_than_horizon: 422 }
 const DISCARD_MS = 2_000
 
 /**
@@ -91,6 +91,7 @@ function postOf(request: Request): Post {
     headers,
     idempotencyKey: headers['idempotency-key'] === '' ? undefined : headers['idempotency-key'],
     firstOrdinal: /^\d{1,9}$/.test(headers['idempotency-ordinal'] ?? '') ? Number(headers['idempotency-ordinal']) : 0,
+    acceptOld: headers['deltapost-old'] === 'accept',
     traceparent: traceparent !== undefined && isTraceparent(traceparent) ? traceparent : undefined,
   }
 }

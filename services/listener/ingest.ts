@@ -2,7 +2,7 @@ import { isUtf8 } from 'node:buffer'
 import { BadChange, badSyntax, changeOf, readChange, type Change } from '../../outbox/change.ts'
 import { documentsOf, type Document } from '../../outbox/documents.ts'
 import { contentHash, eventKey, idempotencyKey, rowKey } from '../../outbox/event-key.ts'
-import type { Accepted } from '../../outbox/intake.ts'
+import type { Accepted, Repeat } from '../../outbox/intake.ts'
 import type { Unreadable } from '../../outbox/rejected.ts'
 import type { KeyMemory } from '../../outbox/relation.ts'
 import { microsToTimestamp, sourceMicros } from '../../outbox/time.ts'
@@ -15,15 +15,19 @@ export type Post = {
   idempotencyKey: string | undefined
   /** The place of the first document in the batch it was part of: not 0 where one of a batch is retried. */
   firstOrdinal: number
+  /** Somebody looked at it: it may be older than the horizon. */
+  acceptOld: boolean
   traceparent: string | undefined
 }
 
 export type IngestParts = {
-  settings: { topic: string; source: string; sourceTimeZone: string; defaultSchema: string | undefined }
+  settings: { topic: string; source: string; sourceTimeZone: string; defaultSchema: string | undefined; horizon: number }
   keys: KeyMemory
   groups: Pick<Groups, 'offer'>
   /** Keeps bytes that are no change; returns the id of the entry. */
   reject: (entry: Unreadable) => Promise<string>
+  /** What is known of an event key. */
+  lookUp: (eventKey: string) => Promise<Repeat[]>
 }
 
 /** The answer of one document, as it is sent. */
@@ -82,7 +86,9 @@ type Piece = { text: string; document: Document; payload: string; ordinal: numbe
 
 async function take(piece: Piece, post: Post, parts: IngestParts): Promise<Item> {
   try {
-    const outcome = await parts.groups.offer(await accept(piece, post, parts))
+    const change = await accept(piece, post, parts)
+    if (isTooOld(change, post, parts)) return await repeatOf(change, parts)
+    const outcome = await parts.groups.offer(change)
     if ('seqId' in outcome) return { seq_id: outcome.seqId }
     throw new BadChange(outcome.reason, outcome.detail)
   } catch (error) {
@@ -115,6 +121,23 @@ async function accept(piece: Piece, post: Post, { settings, keys }: IngestParts)
     time: microsToTimestamp(micros),
     traceparent: post.traceparent ?? null,
   }
+}
+
+/**
+ * True for a change from before the horizon. Its row may have been deleted since, and the tombstone that would tell so may
+ * be gone: applied now, it would bring the row back.
+ */
+function isTooOld({ time }: Accepted, { acceptOld }: Post, { settings: { horizon } }: IngestParts): boolean {
+  return horizon > 0 && !acceptOld && Date.parse(time) < Date.now() - horizon
+}
+
+/** The answer to an old change that was taken while it was young. Throws BadChange where it is not known. */
+async function repeatOf({ eventKey: key, contentHash: hash, time }: Accepted, { lookUp }: IngestParts): Promise<Item> {
+  const [repeat] = await lookUp(key)
+  if (repeat === undefined || repeat.contentHash !== hash) {
+    throw new BadChange('older_than_horizon', `its TIME is ${time}, before the horizon (HORIZON): a later delete of its row may be forgotten`)
+  }
+  return { seq_id: repeat.seqId }
 }
 
 function read({ text, document, payload }: Piece, defaultSchema: string | undefined): Change {

@@ -1,4 +1,5 @@
 import pRetry from 'p-retry'
+import { lookUpRepeats } from '../../outbox/intake.ts'
 import { rememberKeys } from '../../outbox/relation.ts'
 import type { Config } from '../runtime/config.ts'
 import type { Log } from '../runtime/log.ts'
@@ -9,7 +10,7 @@ import { openConnections } from './connections.ts'
 import { checkDurable } from './durable.ts'
 import { openGroups } from './group.ts'
 import { serveHttp } from './serve.ts'
-import { every } from './upkeep.ts'
+import { every, leaveBehind } from './upkeep.ts'
 
 export type ListenerParts = {
   config: Config
@@ -27,7 +28,7 @@ export async function runListener({ config, log, signal, wake, onListening }: Li
   const groups = openGroups({ slots: connections.groups, bigSlot: connections.big, wake, log })
   const keys = rememberKeys(run, config.source)
   const { app, drained } = listenerApp({
-    ingestParts: { settings: config, keys, groups, reject: connections.reject },
+    ingestParts: { settings: config, keys, groups, reject: connections.reject, lookUp: (key) => run((sql) => lookUpRepeats(sql, [key])) },
     maxBody: config.maxBody, budget: openBudget(config.bodyBudget), reachable: connections.reachable, signal, log,
   })
   try {
@@ -41,6 +42,7 @@ export async function runListener({ config, log, signal, wake, onListening }: Li
     const loops = [
       every(60_000, 'partitions', () => upkeep((sql) => sql`select auditlog.add_partitions()`), log, signal),
       every(5_000, 'relations', keys.refresh, log, signal),
+      leaveBehind(config, log, signal),
     ]
     // Four fifths: the process itself ends at the whole of it, and what was begun must be answered before.
     await serveHttp({
