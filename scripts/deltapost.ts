@@ -7,8 +7,14 @@ import { addDemo } from './commands/demo.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addEvent } from './commands/event.ts'
 import { describeFailure, exitCodeOf } from './commands/failure.ts'
+import { addLanes } from './commands/lanes.ts'
 import { addMigrate } from './commands/migrate.ts'
+import { addNotice } from './commands/notice.ts'
+import { addParked } from './commands/parked.ts'
+import { addOrigin } from './commands/origin.ts'
+import { addPrune } from './commands/prune.ts'
 import { addRejected } from './commands/rejected.ts'
+import { addResume, addStop } from './commands/resume.ts'
 import { addSchema } from './commands/schema.ts'
 import { addServe } from './commands/serve.ts'
 import { addStatus } from './commands/status.ts'
@@ -18,7 +24,7 @@ const AFTER = `
 In a clone: npm run cli -- COMMAND, and npm run up, demo or migrate.
 Without DATABASE_URL, commands that look at a running system use the up that runs in this folder.
 
-Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed (doctor), 4 cannot connect.
+Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed (doctor) or something is left to do (retry, resume), 4 cannot connect.
 
 Examples:
   deltapost up
@@ -38,7 +44,7 @@ function commandLine(): Command {
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`${text.replace(/^error: /, 'Error: ').trimEnd()}\n`) })
     .addHelpText('after', AFTER)
-  for (const add of [addUp, addDemo, addServe, addMigrate, addStatus, addEvent, addSchema, addRejected, addDoctor]) add(program)
+  for (const add of [addUp, addDemo, addServe, addMigrate, addStatus, addEvent, addSchema, addRejected, addParked, addResume, addStop, addNotice, addPrune, addLanes, addOrigin, addDoctor]) add(program)
   return program
 }
 

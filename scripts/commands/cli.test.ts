@@ -43,14 +43,16 @@ test('a wrong word ends with 2, says which it is and where to look', async (t) =
 test('every command helps: --help ends with 0 and shows an example', async (t) => {
   const commands = [
     [], ['up'], ['demo'], ['serve'], ['migrate'], ['status'], ['event'], ['event', 'show'], ['schema'], ['schema', 'list'], ['schema', 'key'],
-    ['rejected'], ['rejected', 'list'], ['rejected', 'show'], ['rejected', 'retry'], ['doctor'],
+    ['schema', 'policy'], ['rejected'], ['rejected', 'list'], ['rejected', 'show'], ['rejected', 'retry'], ['doctor'],
+    ['parked'], ['parked', 'list'], ['parked', 'show'], ['parked', 'edit'], ['parked', 'retry'], ['parked', 'skip'], ['parked', 'export'],
+    ['resume'], ['stop'], ['notice'], ['notice', 'test'], ['prune'], ['lanes'], ['origin'], ['origin', 'raise'],
   ]
   for (const args of commands) {
     const { code, out, err } = await cli([...args, '--help'])
     t.is(code, 0, args.join(' '))
     t.is(err, '')
     t.regex(out, /^Usage: deltapost/)
-    const group = ['event', 'schema', 'rejected'].includes(args.at(-1) ?? '') && args.length === 1
+    const group = ['event', 'schema', 'rejected', 'parked', 'notice', 'origin'].includes(args.at(-1) ?? '') && args.length === 1
     if (!group) t.regex(out, /Examples?:\n {2}\S/, args.join(' '))
   }
 })

@@ -38,9 +38,11 @@ Examples:
     .description('post it again, as it is or mended')
     .argument('<id>', 'its number in the list', entryId)
     .option('--file <path>', 'post the bytes of this file in its place')
+    .option('--old', 'take it although it is older than the horizon')
     .option('--listener <url>', 'address of the listener (HOST and PORT, or the one of a running up)')
     .addHelpText('after', `
 What is rejected again becomes an entry of its own with the new reason.
+With --old a change from before HORIZON is taken: if its row was deleted since, it comes back.
 
 Examples:
   deltapost rejected retry 7
@@ -66,13 +68,13 @@ async function show(id: string, { raw, json }: { raw?: true; json?: true }): Pro
   say(`body${body.length > SHOWN ? ` (the first ${SHOWN} of ${body.length} bytes, all with --raw)` : ''}\n${body.subarray(0, SHOWN).toString('utf8')}`)
 }
 
-async function retry(id: string, options: { file?: string; listener?: string }): Promise<void> {
+async function retry(id: string, options: { file?: string; old?: true; listener?: string }): Promise<void> {
   const bytes = options.file === undefined ? undefined : bytesOf(options.file)
   const listener = options.listener ?? listenerAddress()
   if (!URL.canParse(listener) || !/^https?:/.test(listener)) {
     throw new DeltapostError('LISTENER_UNREACHABLE', `${listener} is not the address of a listener`, '--listener http://127.0.0.1:8080')
   }
-  const posted = await withDatabase((sql) => retryRejected(id, bytes, { sql, post: (path, headers, body) => postAgain(listener, path, headers, body) }), databaseAddress())
+  const posted = await withDatabase((sql) => retryRejected(id, bytes, { sql, post: (path, headers, body) => postAgain(listener, path, options.old === true ? { ...headers, 'deltapost-old': 'accept' } : headers, body) }), databaseAddress())
   if (posted === undefined) throw missing(id)
   if (posted.seqIds.length > 0) say(`accepted: ${posted.seqIds.join(', ')}`)
   if (posted.rejected.length === 0) return
@@ -92,7 +94,7 @@ function bytesOf(file: string): Buffer {
 
 /** A connection refused here is the listener's, not the database's. */
 async function postAgain(listener: string, path: string, headers: Readonly<Record<string, string>>, body: Buffer): Promise<Posted> {
-  const kept = Object.entries(headers).filter(([name]) => /^(content-type|idempotency-key|idempotency-ordinal|traceparent)$/i.test(name))
+  const kept = Object.entries(headers).filter(([name]) => /^(content-type|idempotency-key|idempotency-ordinal|traceparent|deltapost-old)$/i.test(name))
   const response = await fetch(new URL(path, listener), { method: 'POST', headers: Object.fromEntries(kept), body: new Uint8Array(body) })
     .catch((cause: unknown) => {
       throw new DeltapostError('LISTENER_UNREACHABLE', `no answer from the listener at ${listener}`, 'deltapost serve listener, or --listener URL', { cause })

@@ -1,4 +1,4 @@
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 
 import { relations } from '../../outbox/status.ts'
 import { readConfig } from '../../services/runtime/config.ts'
@@ -6,7 +6,9 @@ import { openLog } from '../../services/runtime/log.ts'
 import { dumpSchema } from '../schema-dump.ts'
 import { withDatabase } from './database.ts'
 import { environmentOfRunning, withUnused } from './environment.ts'
+import { addPolicy } from './policy.ts'
 import { say, sayJson, sayTable } from './print.ts'
+import { type TableName, tableName } from './table-name.ts'
 
 export function addSchema(program: Command): void {
   const schema = program.command('schema').description('what is known of the tables')
@@ -50,12 +52,5 @@ Examples:
       const replayed = await declareKey(config.databaseUrl, { ...name, columns, source: config.source, log })
       say(`${name.schema}.${name.table} has the key ${columns.join(', ')}${replayed === 0 ? '' : `; ${replayed} changes are on their way again`}`)
     })
-}
-
-type TableName = { schema: string; table: string }
-
-function tableName(text: string): TableName {
-  const at = text.indexOf('.')
-  if (at < 1 || at === text.length - 1) throw new InvalidArgumentError('schema and table are expected, with a dot between them')
-  return { schema: text.slice(0, at), table: text.slice(at + 1) }
+  addPolicy(schema)
 }
