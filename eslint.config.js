@@ -42,6 +42,7 @@ export default defineConfig(
   wrongWay(['services/listener/**/*.ts'], ['**/relay/**', '**/consumer/**', '**/jobs/**', '**/console/**', '**/scripts/**'], 'services meet in a table, a topic or a file of outbox/'),
   wrongWay(['services/relay/**/*.ts'], ['**/listener/**', '**/consumer/**', '**/jobs/**', '**/console/**', '**/scripts/**'], 'services meet in a table, a topic or a file of outbox/'),
   wrongWay(['services/consumer/**/*.ts'], ['**/listener/**', '**/relay/**', '**/jobs/**', '**/console/**', '**/scripts/**'], 'services meet in a table, a topic or a file of outbox/'),
+  wrongWay(['services/notices/**/*.ts'], ['**/listener/**', '**/relay/**', '**/consumer/**', '**/jobs/**', '**/console/**', '**/scripts/**'], 'services meet in a table, a topic or a file of outbox/'),
   wrongWay(['services/jobs/**/*.ts'], ['**/listener/**', '**/relay/**', '**/consumer/**', '**/console/**', '**/scripts/**'], 'jobs import outbox/ and services/runtime/'),
   wrongWay(['services/console/**/*.ts'], ['**/listener/**', '**/relay/**', '**/consumer/**', '**/scripts/**'], 'the console imports outbox/, services/runtime/ and services/jobs/'),
   {

@@ -1,12 +1,34 @@
 -- All migrations together, made by `npm run cli -- schema dump`; a test fails when it is stale.
 
+create sequence auditlog.action_id_seq as bigint cache 1;
+
 create sequence auditlog.rejected_request_id_seq as bigint cache 1;
 
+create sequence inbox.receipt_number as bigint cache 1;
+
 create sequence inbox.statement_id_seq as integer cache 1;
+
+create sequence outbox.notice_id_seq as bigint cache 1;
 
 create sequence outbox."position" as bigint cache 1;
 
 create sequence outbox.relation_id_seq as integer cache 1;
+
+create table auditlog.action (
+  id bigint generated always as identity not null,
+  at timestamp with time zone default clock_timestamp() not null,
+  actor text not null,
+  command text not null,
+  origin smallint,
+  seq_id bigint,
+  relation text,
+  before text,
+  after text,
+  note text,
+  outcome text,
+  CHECK ((command = ANY (ARRAY['edit'::text, 'retry'::text, 'skip'::text, 'publish'::text, 'resume'::text, 'stop'::text, 'policy'::text]))),
+  PRIMARY KEY (id)
+);
 
 create table auditlog.producer_log (
   seq_id bigint default nextval('outbox."position"'::regclass) not null,
@@ -39,9 +61,11 @@ create table auditlog.publish_log (
   partition integer,
   "offset" bigint,
   latest boolean default true not null,
+  kind text,
+  origin smallint,
   PRIMARY KEY ("position"),
   CHECK ((producer_publish_status = ANY (ARRAY['PENDING'::text, 'PUBLISHED'::text, 'RETRYING'::text, 'FAILED'::text])))
-);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, autovacuum_vacuum_insert_scale_factor=0.05, autovacuum_analyze_scale_factor=0.05);
 
 create table auditlog.rejected_request (
   id bigint generated always as identity not null,
@@ -58,12 +82,21 @@ create table auditlog.rejected_request (
   CHECK ((state = ANY (ARRAY['WAITING'::text, 'RETRIED'::text])))
 );
 
+create table auditlog.retention (
+  the_only boolean default true not null,
+  behind bigint default 0 not null,
+  dropped bigint default 0 not null,
+  begun_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  PRIMARY KEY (the_only),
+  CHECK (the_only)
+) with (fillfactor=50);
+
 create table auditlog.settled (
   the_only boolean default true not null,
   up_to bigint default 0 not null,
   PRIMARY KEY (the_only),
   CHECK (the_only)
-) with (fillfactor=50);
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 
 create table inbox.applied (
   origin smallint not null,
@@ -75,29 +108,39 @@ create table inbox.applied (
   "offset" bigint not null,
   failure text,
   applied_at timestamp with time zone default clock_timestamp() not null,
+  receipt bigint,
   PRIMARY KEY (origin, seq_id),
   CHECK ((status = ANY (ARRAY['APPLIED'::text, 'SUPERSEDED'::text, 'PARKED'::text, 'RETRYING'::text, 'FAILED'::text, 'SKIPPED'::text])))
-);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, autovacuum_vacuum_insert_scale_factor=0.05, autovacuum_analyze_scale_factor=0.05);
 
 create table inbox.owed (
   relation integer not null,
   image uuid not null,
   n bigint not null,
   PRIMARY KEY (relation, image)
-);
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000);
 
 create table inbox.parked (
   origin smallint not null,
   seq_id bigint not null,
   relation integer not null,
   key text,
+  epoch integer not null,
+  "time" bigint not null,
   reason text not null,
+  sqlstate text,
   message text not null,
-  change json not null,
   attempts smallint default 0 not null,
+  waits integer default 0 not null,
+  retry_at timestamp with time zone,
+  topic text not null,
+  record_key text,
+  payload text not null,
+  traceparent text,
+  moved json,
   parked_at timestamp with time zone default clock_timestamp() not null,
   PRIMARY KEY (origin, seq_id)
-);
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 
 create table inbox."position" (
   consumer_group text not null,
@@ -114,7 +157,15 @@ create table inbox."position" (
   waiting_for text,
   waiting_seq_id bigint,
   PRIMARY KEY (consumer_group, topic, partition)
-) with (fillfactor=50);
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+
+create table inbox.receipt (
+  origin smallint not null,
+  seq_id bigint not null,
+  number bigint not null,
+  noted_at timestamp with time zone default clock_timestamp() not null,
+  PRIMARY KEY (origin, seq_id)
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
 
 create table inbox.row_version (
   relation integer not null,
@@ -130,7 +181,7 @@ create table inbox.row_version (
   was_seq bigint,
   behind jsonb,
   PRIMARY KEY (relation, key)
-) with (fillfactor=80);
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, autovacuum_analyze_scale_factor=0.05);
 
 create table inbox.shift (
   relation integer not null,
@@ -143,6 +194,13 @@ create table inbox.shift (
   taken boolean default false not null,
   PRIMARY KEY (relation, key, epoch, "time", seq_id, origin)
 );
+
+create table inbox.shipper (
+  origin smallint not null,
+  holder text not null,
+  held_until timestamp with time zone not null,
+  PRIMARY KEY (origin)
+) with (fillfactor=50);
 
 create table inbox.statement (
   id integer generated always as identity not null,
@@ -168,7 +226,7 @@ create table outbox.database (
   the_only boolean default true not null,
   origin smallint default 1 not null,
   lanes smallint default 64 not null,
-  CHECK ((lanes > 0)),
+  CHECK (((lanes >= 1) AND (lanes <= 9999))),
   CHECK ((origin > 0)),
   PRIMARY KEY (the_only),
   CHECK (the_only)
@@ -182,18 +240,59 @@ create table outbox.event (
   kind text default 'change'::text not null,
   bytes integer not null,
   due_at timestamp with time zone,
-  CHECK ((kind = 'change'::text)),
+  origin smallint,
+  topic text,
+  head text,
+  CHECK ((kind = ANY (ARRAY['change'::text, 'retry'::text, 'error'::text]))),
   PRIMARY KEY (lane, "position")
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
 
+create table outbox.former_origin (
+  origin smallint not null,
+  until timestamp with time zone default clock_timestamp() not null,
+  PRIMARY KEY (origin)
+);
+
 create table outbox.lane (
   lane smallint not null,
+  kind text default 'change'::text not null,
   holder text,
   term bigint default 0 not null,
   held_until timestamp with time zone default '-infinity'::timestamp with time zone not null,
   floor bigint default 0 not null,
+  CHECK ((kind = ANY (ARRAY['change'::text, 'retry'::text, 'error'::text]))),
   PRIMARY KEY (lane)
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500);
+
+create table outbox.notice (
+  channel text not null,
+  id bigint generated always as identity not null,
+  kind text not null,
+  origin smallint,
+  seq_id bigint,
+  relation text,
+  side text,
+  reason text,
+  sqlstate text,
+  made_at timestamp with time zone default clock_timestamp() not null,
+  CHECK ((kind = ANY (ARRAY['FAILED'::text, 'STOPPED'::text, 'REJECTED'::text]))),
+  PRIMARY KEY (channel, id)
+);
+
+create table outbox.notice_channel (
+  channel text not null,
+  holder text,
+  term bigint default 0 not null,
+  held_until timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  asked_at timestamp with time zone default clock_timestamp() not null,
+  batch jsonb,
+  tries smallint default 0 not null,
+  quiet interval default '00:00:00'::interval not null,
+  told_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  next_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  CHECK ((channel = ANY (ARRAY['webhook'::text, 'mail'::text]))),
+  PRIMARY KEY (channel)
+) with (fillfactor=50);
 
 create table outbox.relation (
   id integer generated always as identity not null,
@@ -210,12 +309,17 @@ create table outbox.relation (
   epoch integer default 1 not null,
   state text default 'ACTIVE'::text not null,
   stop_reason text,
+  stopped_by text,
+  stopped_at timestamp with time zone,
+  on_refusal text default 'park'::text not null,
   revision integer default 1 not null,
   met_at timestamp with time zone default clock_timestamp() not null,
   CHECK ((known_from = ANY (ARRAY['registered'::text, 'target'::text, 'payload'::text]))),
+  CHECK ((on_refusal = ANY (ARRAY['park'::text, 'skip'::text]))),
   PRIMARY KEY (id),
   UNIQUE (source_schema, source_table),
-  CHECK ((state = ANY (ARRAY['ACTIVE'::text, 'STOPPED'::text])))
+  CHECK ((state = ANY (ARRAY['ACTIVE'::text, 'STOPPED'::text]))),
+  CHECK ((stopped_by = ANY (ARRAY['failure'::text, 'operator'::text])))
 );
 
 create table outbox.relay (
@@ -229,7 +333,7 @@ create table outbox.seen (
   seq_id bigint not null,
   content_hash uuid,
   PRIMARY KEY (event_key)
-);
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, autovacuum_vacuum_insert_scale_factor=0.05, autovacuum_analyze_scale_factor=0.05);
 
 create table auditlog.producer_log_000000 partition of auditlog.producer_log FOR VALUES FROM ('0') TO ('5000000');
 
@@ -239,15 +343,23 @@ create table auditlog.producer_log_000002 partition of auditlog.producer_log FOR
 
 create table auditlog.producer_log_default partition of auditlog.producer_log DEFAULT;
 
+CREATE INDEX action_change ON auditlog.action USING btree (seq_id, origin) WHERE (seq_id IS NOT NULL);
+
+CREATE INDEX action_relation ON auditlog.action USING btree (relation, id) WHERE (seq_id IS NULL);
+
 CREATE INDEX applied_not_plainly ON inbox.applied USING btree (status, seq_id) WHERE (status <> 'APPLIED'::text);
 
-CREATE INDEX parked_row ON inbox.parked USING btree (relation, key);
+CREATE INDEX parked_due ON inbox.parked USING btree (retry_at) WHERE (retry_at IS NOT NULL);
+
+CREATE INDEX parked_row ON inbox.parked USING btree (relation, key, epoch, "time", seq_id);
 
 CREATE INDEX publish_log_not_published ON auditlog.publish_log USING btree (producer_publish_status, seq_id) WHERE (producer_publish_status <> 'PUBLISHED'::text);
 
 CREATE INDEX rejected_request_waiting ON auditlog.rejected_request USING btree (id) WHERE (state = 'WAITING'::text);
 
 CREATE INDEX row_version_behind ON inbox.row_version USING btree (relation) WHERE (behind IS NOT NULL);
+
+CREATE INDEX row_version_parked ON inbox.row_version USING btree (relation) WHERE parked;
 
 CREATE UNIQUE INDEX publish_log_latest ON auditlog.publish_log USING btree (seq_id) WHERE latest;
 
@@ -299,6 +411,16 @@ create view auditlog.consumer_log as
    FROM (inbox.applied a
      JOIN inbox.statement s ON ((s.id = a.statement)));
 
+create view auditlog.partition as
+ SELECT c.oid AS relid,
+    (c.relname)::text AS name,
+    (b.bound[1])::bigint AS low,
+    ((b.bound[2])::bigint - 1) AS high
+   FROM ((pg_inherits i
+     JOIN pg_class c ON ((c.oid = i.inhrelid)))
+     CROSS JOIN LATERAL ( SELECT regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(\d+)''\) TO \(''(\d+)''\)'::text) AS bound) b)
+  WHERE ((i.inhparent = ('auditlog.producer_log'::regclass)::oid) AND (b.bound IS NOT NULL));
+
 create view auditlog.pending as
  SELECT p.seq_id,
     p.origin,
@@ -323,7 +445,9 @@ create view auditlog.pending as
             x.producer_publish_time,
             x.partition,
             x."offset",
-            x.latest
+            x.latest,
+            x.kind,
+            x.origin
            FROM auditlog.publish_log x
           WHERE ((x.seq_id = p.seq_id) AND x.latest)
          LIMIT 1) l ON (true))
@@ -344,6 +468,13 @@ create view auditlog.pending as
            FROM auditlog.settled)) >= 1) AND ((p.seq_id - ( SELECT settled.up_to
            FROM auditlog.settled)) <= '9000000000000000000'::bigint)) AND (((p.seq_id + 1) >= ( SELECT settled.up_to
            FROM auditlog.settled)) AND ((p.seq_id + 1) <= '9000000000000000000'::bigint)) AND ((l."position" IS NULL) OR (a.seq_id IS NULL)));
+
+create view outbox.own_origin as
+ SELECT database.origin
+   FROM outbox.database
+UNION
+ SELECT former_origin.origin
+   FROM outbox.former_origin;
 
 CREATE OR REPLACE FUNCTION auditlog.add_partitions(ahead integer DEFAULT 2)
  RETURNS integer
@@ -374,7 +505,99 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.apply(its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint, OUT outcome text, OUT superseded integer[])
+CREATE OR REPLACE FUNCTION auditlog.drop_partition(up_to bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET lock_timeout TO '100ms'
+AS $function$
+declare
+  old record;
+  stays bigint[];
+  leaves boolean;
+  new_name text;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('auditlog.producer_log', 0)) then return 'BUSY'; end if;
+  for old in select p.* from auditlog.partition p where p.high <= least(up_to, (select w.up_to from auditlog.settled w)) order by p.low loop
+    stays := array(select k.seq_id from auditlog.kept(old.low, old.high) as k(seq_id) limit 10001);
+    continue when cardinality(stays) > 10000;
+    execute format('select exists (select from auditlog.%I p where p.seq_id <> all($1))', old.name) into leaves using stays;
+    continue when cardinality(stays) > 0 and not leaves;
+    begin
+      new_name := old.name || '_kept';
+      if cardinality(stays) > 0 then
+        -- declare_key writes row keys: not between the copy and the drop.
+        execute format('lock table auditlog.%I in share row exclusive mode', old.name);
+        execute format('create table auditlog.%I (like auditlog.producer_log including all)', new_name);
+        execute format('insert into auditlog.%I select * from auditlog.%I p where p.seq_id = any($1)', new_name, old.name) using stays;
+      end if;
+      execute format('alter table auditlog.producer_log detach partition auditlog.%I', old.name);
+      execute format('drop table auditlog.%I', old.name);
+      if cardinality(stays) > 0 then
+        execute format('alter table auditlog.%I rename to %I', new_name, old.name);
+        execute format('alter table auditlog.producer_log attach partition auditlog.%I for values from (%s) to (%s)', old.name, old.low, old.high + 1);
+      end if;
+    exception when lock_not_available then
+      return 'BUSY';
+    end;
+    update auditlog.retention r set dropped = greatest(r.dropped, old.high);
+    return old.name;
+  end loop;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION auditlog.kept(low bigint, high bigint)
+ RETURNS SETOF bigint
+ LANGUAGE sql
+ STABLE
+BEGIN ATOMIC
+ SELECT k.seq_id
+    FROM (outbox.own_origin o
+      JOIN inbox.parked k ON (((k.origin = o.origin) AND ((k.seq_id >= kept.low) AND (k.seq_id <= kept.high)))))
+ UNION
+  SELECT a.seq_id
+    FROM inbox.applied a
+   WHERE ((a.status = ANY (ARRAY['PARKED'::text, 'RETRYING'::text, 'FAILED'::text])) AND (a.status <> 'APPLIED'::text) AND ((a.seq_id >= kept.low) AND (a.seq_id <= kept.high)))
+ UNION
+  SELECT l.seq_id
+    FROM auditlog.publish_log l
+   WHERE ((l.producer_publish_status = ANY (ARRAY['PENDING'::text, 'RETRYING'::text, 'FAILED'::text])) AND (l.producer_publish_status <> 'PUBLISHED'::text) AND ((l.seq_id >= kept.low) AND (l.seq_id <= kept.high)) AND l.latest)
+ UNION
+  SELECT e.seq_id
+    FROM outbox.event e
+   WHERE (((e.seq_id >= kept.low) AND (e.seq_id <= kept.high)) AND (e.origin IS NULL));
+END
+;
+
+CREATE OR REPLACE FUNCTION auditlog.last_before(cut timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare
+  low bigint := 0;
+  high bigint := (select w.up_to from auditlog.settled w);
+  middle bigint;
+  its_number bigint;
+  its_time timestamptz;
+begin
+  while low < high loop
+    middle := low + (high - low + 1) / 2;
+    select p.seq_id, p.received_at into its_number, its_time
+    from auditlog.producer_log p where p.seq_id > low and p.seq_id <= middle order by p.seq_id desc limit 1;
+    if found and its_time >= cut then
+      high := its_number - 1;
+    else
+      low := middle;
+    end if;
+  end loop;
+  return low;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.apply(its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint, OUT outcome text, OUT superseded integer[], OUT held integer[])
  RETURNS record
  LANGUAGE plpgsql
  SET plan_cache_mode TO 'force_generic_plan'
@@ -395,18 +618,14 @@ begin
     outcome := 'STALE';
     if not inbox.is_current(stmt) then return; end if;
     if stmt.keyed then
-      superseded := inbox.apply_rows(stmt, changes, its_partition);
+      select r.lost, r.held into superseded, held from inbox.apply_rows(stmt, changes, its_partition) as r;
     else
       perform inbox.apply_counts(stmt, changes, its_partition);
     end if;
   end if;
 
-  if its_next is not null then
-    update inbox.position p
-    set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
-        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id),
-        waiting_since = null, waiting_for = null, waiting_seq_id = null
-    where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
+  if held is null then
+    perform inbox.move_position(its_group, its_topic, its_partition, its_next, its_last, its_last_origin, its_last_seq_id);
   end if;
   outcome := 'OK';
 end
@@ -468,8 +687,85 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.apply_one(stmt inbox.statement, change json, its_partition integer)
+CREATE OR REPLACE FUNCTION inbox.apply_each(stmt inbox.statement, changes json, its_partition integer, course jsonb)
  RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  item record;
+  el record;
+  keys text[] := '{}';
+  key_of jsonb := '{}';
+  its_key text;
+  state text;
+  why text;
+  was inbox.parked;
+  taken boolean;
+  place record;
+begin
+  if stmt.keyed then
+    for item in select e.change, e.i::text as i from json_array_elements(changes) with ordinality as e(change, i) loop
+      begin
+        execute stmt.one into el using json_build_array(item.change);
+        keys := keys || array_remove(array[el.key, el.old_key], null);
+        key_of := key_of || jsonb_build_object(item.i, el.key);
+      exception when others then
+        get stacked diagnostics state = returned_sqlstate, why = message_text;
+        if not inbox.is_refusal(state) then raise; end if;
+        perform inbox.set_aside(stmt, item.change, null, 'REFUSED', state, why, its_partition, course);
+      end;
+    end loop;
+    insert into inbox.row_version (relation, key, origin, epoch, time, seq, deleted)
+    select stmt.relation, k.key, 0, 0, 0, 0, true from (select distinct key from unnest(keys) as key order by key) k
+    on conflict do nothing;
+    perform 1 from inbox.row_version r where r.relation = stmt.relation and r.key = any(keys) order by r.key for update;
+  end if;
+
+  for item in
+    select e.change, e.i::text as i, e.change ->> '~w' is not null as again, (e.change ->> '~n')::integer as n,
+           (e.change ->> '~o')::smallint as o, (e.change ->> '~s')::bigint as s, e.change -> '~q' as q
+    from json_array_elements(changes) with ordinality as e(change, i)
+    order by (e.change ->> '~e')::integer, (e.change ->> '~t')::bigint, (e.change ->> '~s')::bigint
+  loop
+    continue when stmt.keyed and not key_of ? item.i;
+    its_key := key_of ->> item.i;
+    taken := false;
+    begin
+      if item.again then
+        delete from inbox.parked p
+        where p.origin = item.o and p.seq_id = item.s and (item.n is null or (p.reason = 'REFUSED' and p.attempts + 1 = item.n and item.n <= (course ->> 'max_retries')::integer))
+        returning * into was;
+        taken := found;
+        -- One that nobody parked or applied is the first to come: its publishing was retried, not its apply.
+        continue when not taken and exists (select from inbox.applied a where a.origin = item.o and a.seq_id = item.s);
+        delete from inbox.applied a where a.origin = item.o and a.seq_id = item.s returning a.partition, a."offset" into place;
+      end if;
+      if item.q is not null then
+        raise exception using errcode = item.q ->> 'sqlstate', message = item.q ->> 'message';
+      elsif stmt.keyed then
+        perform inbox.apply_one(stmt, item.change, its_partition);
+      else
+        perform inbox.apply_counts(stmt, json_build_array(jsonb_set(item.change::jsonb, '{~i}', '1')), its_partition);
+      end if;
+      if taken then
+        update inbox.applied a set attempt = coalesce(item.n, was.attempts), partition = place.partition, "offset" = place."offset"
+        where a.origin = item.o and a.seq_id = item.s;
+        if its_key is not null then
+          perform inbox.settle_parked(stmt, its_key, was.epoch, was.time, was.seq_id, false, false);
+        end if;
+      end if;
+    exception when others then
+      get stacked diagnostics state = returned_sqlstate, why = message_text;
+      if not inbox.is_refusal(state) then raise; end if;
+      perform inbox.refuse(stmt, item.change, its_key, state, why, its_partition, course);
+    end;
+  end loop;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.apply_one(stmt inbox.statement, change json, its_partition integer)
+ RETURNS text
  LANGUAGE plpgsql
 AS $function$
 declare
@@ -477,16 +773,25 @@ declare
   el record;
   r inbox.row_version;
   outcome text := 'APPLIED';
-  why text;
+  newer boolean;
 begin
   execute stmt.one into el using doc;
-  if el.old_key <> el.key and inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s) = 'shifted' then
-    outcome := 'PARKED';
-    why := 'KEY_SHIFT: the new key is written; at the old key stands a row that is not the before-image';
+  -- What has an outcome keeps it: a change that is parked or skipped comes back only through inbox.take_up.
+  if exists (select from inbox.applied a where a.origin = el.o and a.seq_id = el.s) then return 'DONE'; end if;
+  select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
+  newer := (el.e, el.t, el.s) > (r.epoch, r.time, r.seq);
+  if change ->> '~p' is null and (r.parked or (el.old_key <> el.key and inbox.is_parked(stmt.relation, el.old_key))) then
+    return 'HELD';
+  end if;
+  if r.parked and newer and el.u is not null and inbox.waits_behind(stmt.relation, el.key, el.e, el.t, el.s) then
+    perform inbox.set_aside(stmt, change, el.key, 'BEHIND', null, 'a change of its row is parked, and this one does not carry all columns', its_partition, null);
+    return 'DONE';
   end if;
 
-  select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
-  if (el.e, el.t, el.s) > (r.epoch, r.time, r.seq) then
+  if el.old_key <> el.key and inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s) = 'shifted' then
+    outcome := 'PARKED';
+  end if;
+  if newer then
     update inbox.row_version v
     set origin = el.o, epoch = el.e, time = el.t, seq = el.s, deleted = (el.op = 'DELETE'),
         behind = case when el.u is not null then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, el.u) end
@@ -507,21 +812,24 @@ begin
     outcome := 'SUPERSEDED';
   end if;
 
-  insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset", failure)
-  values (el.o, el.s, outcome, stmt.id, its_partition, el.f, why)
-  on conflict do nothing;
-  if found and outcome = 'PARKED' then
-    insert into inbox.parked (origin, seq_id, relation, key, reason, message, change)
-    values (el.o, el.s, stmt.relation, el.old_key, 'KEY_SHIFT', why, change)
+  if outcome = 'PARKED' then
+    perform inbox.set_aside(stmt, change, el.old_key, 'KEY_SHIFT', null, 'the new key is written; at the old key stands a row that is not the before-image', its_partition, null);
+  else
+    insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset")
+    values (el.o, el.s, outcome, stmt.id, its_partition, el.f)
     on conflict do nothing;
   end if;
+  if r.parked then
+    perform inbox.settle_parked(stmt, el.key, el.e, el.t, el.s, newer and el.u is null, newer);
+  end if;
   perform inbox.settle_shifts(stmt, el.key);
+  return 'DONE';
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.apply_rows(stmt inbox.statement, changes json, its_partition integer)
- RETURNS integer[]
+CREATE OR REPLACE FUNCTION inbox.apply_rows(stmt inbox.statement, changes json, its_partition integer, OUT lost integer[], OUT held integer[])
+ RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
@@ -529,7 +837,6 @@ declare
   winners integer[];
   partials integer[];
   singles integer[];
-  lost integer[];
   touched text[];
   single record;
 begin
@@ -544,12 +851,17 @@ begin
   if partials is not null then
     execute stmt.partial using changes, partials;
   end if;
+  if lost is not null then
+    select still.lost, still.held into lost, held from inbox.hold_back(stmt, changes, lost) as still;
+  end if;
   if singles is not null then
     for single in
-      select e.change from unnest(singles) with ordinality as s(i, place)
+      select e.change, e.i from unnest(singles) with ordinality as s(i, place)
       join json_array_elements(changes) with ordinality as e(change, i) on e.i = s.i order by s.place
     loop
-      perform inbox.apply_one(stmt, single.change, its_partition);
+      if inbox.apply_one(stmt, single.change, its_partition) = 'HELD' then
+        held := held || single.i::integer;
+      end if;
     end loop;
   end if;
   if lost is not null then
@@ -559,7 +871,29 @@ begin
     perform inbox.settle_shifts(stmt, k.key)
     from (select distinct x.key from inbox.shift x where x.relation = stmt.relation and x.key = any(touched) order by x.key) as k;
   end if;
-  return lost;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.apply_singly(its_group text, its_topic text, its_partition integer, its_term bigint, statement_id integer, changes json, course jsonb, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET "TimeZone" TO 'UTC'
+ SET "DateStyle" TO 'ISO, MDY'
+ SET "IntervalStyle" TO 'postgres'
+ SET bytea_output TO 'hex'
+AS $function$
+declare
+  stmt inbox.statement;
+begin
+  if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
+  select s.* into stmt from inbox.statement s where s.id = statement_id;
+  if not inbox.is_current(stmt) then return 'STALE'; end if;
+  perform inbox.apply_each(stmt, changes, its_partition, course);
+  perform inbox.move_position(its_group, its_topic, its_partition, its_next, its_last, its_last_origin, its_last_seq_id);
+  return 'OK';
 end
 $function$
 ;
@@ -621,6 +955,33 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION inbox.hold_back(stmt inbox.statement, changes json, late_ones integer[], OUT lost integer[], OUT held integer[])
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  late record;
+  el record;
+begin
+  lost := late_ones;
+  if not exists (select from inbox.row_version r where r.relation = stmt.relation and r.parked) then return; end if;
+  for late in
+    select e.change, e.i::integer as i from json_array_elements(changes) with ordinality as e(change, i) where e.i = any(late_ones)
+  loop
+    execute stmt.one into el using json_build_array(late.change);
+    continue when not exists (
+      select from inbox.row_version r where r.relation = stmt.relation and r.key = el.key and r.parked
+        and (el.e, el.t, el.s) > (r.epoch, r.time, r.seq)
+    );
+    delete from inbox.applied a where a.origin = el.o and a.seq_id = el.s;
+    lost := array_remove(lost, late.i);
+    held := held || late.i;
+  end loop;
+  lost := nullif(lost, '{}');
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION inbox.holds(its_group text, its_topic text, its_partition integer, its_term bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -634,18 +995,60 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.is_current(stmt inbox.statement)
+CREATE OR REPLACE FUNCTION inbox.is_current(stmt inbox.statement, its_state text DEFAULT 'ACTIVE'::text)
  RETURNS boolean
  LANGUAGE plpgsql
 AS $function$
 begin
   perform pg_advisory_xact_lock_shared(7161, stmt.relation);
   perform 1 from outbox.relation r
-  where r.id = stmt.relation and r.revision = stmt.revision and r.state = 'ACTIVE'
+  where r.id = stmt.relation and r.revision = stmt.revision and r.state = its_state
     and inbox.shape_of(stmt.schema_name, stmt.table_name) is not distinct from stmt.target_shape;
   return found;
 end
 $function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.is_parked(its_relation integer, its_key text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (EXISTS (SELECT FROM inbox.row_version r WHERE ((r.relation = is_parked.its_relation) AND (r.key = is_parked.its_key) AND r.parked)))
+;
+
+CREATE OR REPLACE FUNCTION inbox.is_refusal(sqlstate text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+RETURN (("left"(sqlstate, 2) = ANY (ARRAY['22'::text, '23'::text, '44'::text, '54'::text, 'P0'::text])) OR (sqlstate = '42804'::text))
+;
+
+CREATE OR REPLACE FUNCTION inbox.keep_receipts(wanted boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if wanted = inbox.keeps_receipts() then return; end if;
+  if not wanted then
+    alter table inbox.applied disable trigger receipt_insert;
+    alter table inbox.applied disable trigger receipt_update;
+    return;
+  end if;
+  alter table inbox.applied enable trigger receipt_insert;
+  alter table inbox.applied enable trigger receipt_update;
+  insert into inbox.receipt (origin, seq_id, number)
+  select a.origin, a.seq_id, (d.origin::bigint << 48) + nextval('inbox.receipt_number')
+  from outbox.database d cross join inbox.applied a where a.origin not in (select o.origin from outbox.own_origin o)
+  on conflict (origin, seq_id) do update set number = excluded.number;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.keeps_receipts()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (SELECT (t.tgenabled <> 'D'::"char") FROM pg_trigger t WHERE ((t.tgrelid = ('inbox.applied'::regclass)::oid) AND (t.tgname = 'receipt_insert'::name)))
 ;
 
 CREATE OR REPLACE FUNCTION inbox.leave(stmt inbox.statement, its_key text, change json, its_origin smallint, its_epoch integer, its_time bigint, its_seq bigint)
@@ -663,7 +1066,14 @@ begin
   insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
   values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
   on conflict do nothing;
-  execute stmt.leave into found_rows, gone using json_build_array(change);
+  if inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, true, true) > 0 then
+    -- Changes of this very row were parked, so what stands there is its past: it cannot equal the before-image, and goes.
+    execute stmt.consumer_query using
+      json_build_array((change -> '~b')::jsonb || jsonb_build_object('~i', 1, '~op', 'DELETE')), array[1];
+    gone := 1;
+  else
+    execute stmt.leave into found_rows, gone using json_build_array(change);
+  end if;
   if gone > 0 then
     update inbox.row_version r set deleted = true, behind = null
     where r.relation = stmt.relation and r.key = its_key;
@@ -672,6 +1082,95 @@ begin
     return 'left';
   end if;
   return case when found_rows > 0 then 'shifted' else 'absent' end;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.leave_old_key(stmt inbox.statement, change json)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  el record;
+begin
+  execute stmt.one into el using json_build_array(change);
+  if el.old_key is null or el.old_key = el.key then return; end if;
+  insert into inbox.row_version (relation, key, origin, epoch, time, seq, deleted) values (stmt.relation, el.old_key, 0, 0, 0, 0, true)
+  on conflict do nothing;
+  perform 1 from inbox.row_version r where r.relation = stmt.relation and r.key = el.old_key for update;
+  perform inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s);
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.may_ship(its_origin smallint, its_holder text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+declare
+  s inbox.shipper;
+begin
+  select * into s from inbox.shipper x where x.origin = its_origin;
+  if s.holder <> its_holder and s.held_until > clock_timestamp() then return false; end if;
+  if s.holder = its_holder and s.held_until > clock_timestamp() + interval '5 s' then return true; end if;
+  insert into inbox.shipper as x (origin, holder, held_until)
+  values (its_origin, its_holder, clock_timestamp() + interval '10 s')
+  on conflict (origin) do update set holder = excluded.holder, held_until = excluded.held_until
+  where x.holder = excluded.holder or x.held_until < clock_timestamp();
+  return found;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.move_position(its_group text, its_topic text, its_partition integer, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if its_next is not null then
+    update inbox.position p
+    set next_offset = its_next, last_offset = coalesce(its_last, p.last_offset),
+        last_origin = coalesce(its_last_origin, p.last_origin), last_seq_id = coalesce(its_last_seq_id, p.last_seq_id),
+        waiting_since = null, waiting_for = null, waiting_seq_id = null
+    where p.consumer_group = its_group and p.topic = its_topic and p.partition = its_partition;
+  end if;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.no_statement(its_relation integer, its_topic text, its_destination text)
+ RETURNS integer
+ LANGUAGE sql
+BEGIN ATOMIC
+ INSERT INTO inbox.statement AS s (relation, revision, topicname, destination, schema_name, table_name, keyed, consumer_query, guard, leave)  SELECT r.id,
+             0,
+             no_statement.its_topic AS its_topic,
+             no_statement.its_destination AS its_destination,
+             r.target_schema,
+             r.target_table,
+             false,
+             '',
+             '',
+             ''
+            FROM outbox.relation r
+           WHERE (r.id = no_statement.its_relation) ON CONFLICT(relation, revision, topicname, md5(consumer_query), md5(guard)) DO UPDATE SET leave = ''::text
+   RETURNING s.id;
+END
+;
+
+CREATE OR REPLACE FUNCTION inbox.note_receipts()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+declare
+  epoch constant bigint := (select d.origin::bigint << 48 from outbox.database d);
+begin
+  insert into inbox.receipt (origin, seq_id, number)
+  select n.origin, n.seq_id, epoch + nextval('inbox.receipt_number')
+  from noted n where n.origin not in (select o.origin from outbox.own_origin o)
+  order by n.origin, n.seq_id
+  on conflict (origin, seq_id) do update set number = excluded.number;
+  return null;
 end
 $function$
 ;
@@ -686,22 +1185,191 @@ begin
   if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
   select s.* into stmt from inbox.statement s where s.id = statement_id;
   if not inbox.is_current(stmt) then return 'STALE'; end if;
-  with c as (
-    select distinct on (x."~o", x."~s") x.*, e.change
-    from json_array_elements(changes) as e(change)
-    cross join lateral json_to_record(e.change)
-      as x("~o" smallint, "~s" bigint, "~f" bigint, "~reason" text, "~message" text)
-  ), logged as (
-    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure)
-    select c."~o", c."~s", 'PARKED', statement_id, its_partition, c."~f", c."~reason" || ': ' || c."~message" from c
-    on conflict do nothing
-    returning origin, seq_id
-  )
-  insert into inbox.parked (origin, seq_id, relation, reason, message, change)
-  select c."~o", c."~s", stmt.relation, c."~reason", c."~message", c.change
-  from c join logged l on l.origin = c."~o" and l.seq_id = c."~s"
-  on conflict do nothing;
+  perform inbox.park_all(stmt, changes, its_partition);
   return 'OK';
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.park_all(stmt inbox.statement, changes json, its_partition integer)
+ RETURNS void
+ LANGUAGE sql
+BEGIN ATOMIC
+ WITH c AS (
+          SELECT DISTINCT ON (x."~o", x."~s") x."~o",
+             x."~s",
+             x."~e",
+             x."~t",
+             x."~f",
+             x."~p",
+             x."~k",
+             x."~r",
+             x."~reason",
+             x."~message"
+            FROM json_to_recordset(park_all.changes) x("~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~f" bigint, "~p" text, "~k" text, "~r" text, "~reason" text, "~message" text)
+         ), logged AS (
+          INSERT INTO inbox.applied (origin, seq_id, status, statement, partition, "offset", failure)  SELECT c."~o",
+                     c."~s",
+                     'PARKED',
+                     (park_all.stmt).id AS id,
+                     park_all.its_partition AS its_partition,
+                     c."~f",
+                     ((c."~reason" || ': '::text) || c."~message")
+                    FROM c ON CONFLICT DO NOTHING
+           RETURNING applied.origin,
+             applied.seq_id
+         )
+  INSERT INTO inbox.parked (origin, seq_id, relation, epoch, "time", reason, message, topic, record_key, payload, traceparent)  SELECT c."~o",
+             c."~s",
+             (park_all.stmt).relation AS relation,
+             c."~e",
+             c."~t",
+             c."~reason",
+             c."~message",
+             (park_all.stmt).topicname AS topicname,
+             c."~k",
+             c."~p",
+             c."~r"
+            FROM (c
+              JOIN logged l ON (((l.origin = c."~o") AND (l.seq_id = c."~s")))) ON CONFLICT DO NOTHING;
+END
+;
+
+CREATE OR REPLACE FUNCTION inbox.publish_due(most integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  published integer;
+begin
+  if not exists (select from inbox.parked p where p.retry_at <= clock_timestamp()) then return 0; end if;
+  with due as (
+    select p.origin, p.seq_id from inbox.parked p
+    where p.retry_at <= clock_timestamp() and p.reason = 'REFUSED' order by p.retry_at limit most for update skip locked
+  ), taken as (
+    update inbox.parked p set retry_at = null from due where p.origin = due.origin and p.seq_id = due.seq_id
+    returning p.origin, p.seq_id, p.attempts, octet_length(p.payload) as bytes
+  )
+  insert into outbox.event (lane, position, seq_id, attempt, kind, bytes, origin)
+  select outbox.side_lane('retry', t.seq_id), nextval('outbox.position'), t.seq_id, t.attempts + 1, 'retry', t.bytes, nullif(t.origin, d.origin)
+  from (select pg_current_xact_id()) x cross join taken t cross join outbox.database d;
+  get diagnostics published = row_count;
+  return published;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.refuse(stmt inbox.statement, change json, its_key text, state text, why text, its_partition integer, course jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  its_origin constant smallint := (change ->> '~o')::smallint;
+  its_seq_id constant bigint := (change ->> '~s')::bigint;
+  reason constant text := case when state in ('23503', '23505', '23P01') then 'WAITING' else 'REFUSED' end;
+  old boolean;
+begin
+  old := its_key is not null and exists (
+    select from inbox.row_version r where r.relation = stmt.relation and r.key = its_key and r.behind is null
+      and (r.epoch, r.time, r.seq) > ((change ->> '~e')::integer, (change ->> '~t')::bigint, its_seq_id)
+  );
+  if old and change ->> '~x' = 'true' then
+    begin
+      perform inbox.leave_old_key(stmt, change);
+    exception when others then
+      if not inbox.is_refusal(sqlstate) then raise; end if;
+      old := false; -- which row it left cannot be told, so it waits for somebody to look
+    end;
+  end if;
+  if not old then
+    perform inbox.set_aside(stmt, change, its_key, reason, state, why, its_partition, course);
+    return;
+  end if;
+  if change ->> '~w' is not null then
+    delete from inbox.parked p where p.origin = its_origin and p.seq_id = its_seq_id;
+  end if;
+  insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset", failure)
+  values (its_origin, its_seq_id, 'SUPERSEDED', stmt.id, its_partition, (change ->> '~f')::bigint, reason || ' ' || state || ': ' || why || '; older than what the row has')
+  on conflict (origin, seq_id) do update set status = excluded.status, failure = excluded.failure, applied_at = clock_timestamp()
+  where change ->> '~w' is not null;
+  perform inbox.settle_parked(stmt, its_key, 0, 0, 0, false, false);
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.resume(its_relation integer, by text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET lock_timeout TO '2s'
+AS $function$
+begin
+  perform pg_advisory_xact_lock(7161, its_relation);
+  perform 1 from outbox.relation r where r.id = its_relation and r.state = 'STOPPED' and r.stopped_by = by for update;
+  if not found then return null; end if;
+  if exists (select from inbox.parked p where p.relation = its_relation and p.reason = 'RELATION_STOPPED') then return false; end if;
+  update outbox.relation r set state = 'ACTIVE', stop_reason = null, stopped_by = null, stopped_at = null where r.id = its_relation;
+  return true;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.set_aside(stmt inbox.statement, change json, its_key text, its_reason text, its_sqlstate text, why text, its_partition integer, course jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  its_origin constant smallint := (change ->> '~o')::smallint;
+  its_seq_id constant bigint := (change ->> '~s')::bigint;
+  was inbox.parked;
+  was_status text;
+  the_reason text := its_reason;
+  outcome text := 'PARKED';
+  n integer;
+  waited integer;
+  again timestamptz;
+begin
+  select a.status into was_status from inbox.applied a where a.origin = its_origin and a.seq_id = its_seq_id;
+  if found and change ->> '~w' is null then return; end if;
+  select * into was from inbox.parked p where p.origin = its_origin and p.seq_id = its_seq_id;
+  -- Tried again by somebody else meanwhile, or this is not its next attempt.
+  if was_status is not null and (not found or (change ->> '~n' is not null and (was.reason <> 'REFUSED' or was.attempts + 1 <> (change ->> '~n')::integer))) then
+    return;
+  end if;
+  -- A record may be a later attempt of its publishing: here it is the first all the same.
+  n := case when found then coalesce((change ->> '~n')::integer, was.attempts) else 0 end;
+  waited := coalesce(was.waits, 0);
+  if its_reason = 'REFUSED' and (select r.on_refusal from outbox.relation r where r.id = stmt.relation) = 'skip' then
+    the_reason := 'SKIPPED';
+    outcome := 'SKIPPED';
+  elsif its_reason = 'REFUSED' and n >= (course ->> 'max_retries')::integer then
+    outcome := 'FAILED';
+  elsif its_reason = 'REFUSED' then
+    outcome := 'RETRYING';
+    again := clock_timestamp() + (course ->> 'backoff_ms')::integer * 2 ^ least(n, 20) * interval '1 ms';
+  elsif its_reason = 'WAITING' then
+    waited := waited + 1;
+    again := clock_timestamp() + least(30000, 125 * 2 ^ least(waited, 20)) * interval '1 ms';
+  end if;
+
+  insert into inbox.applied as a (origin, seq_id, status, attempt, statement, partition, "offset", failure)
+  values (its_origin, its_seq_id, outcome, n, stmt.id, its_partition, (change ->> '~f')::bigint,
+          the_reason || coalesce(' ' || its_sqlstate, '') || ': ' || why)
+  on conflict (origin, seq_id) do update
+  set status = excluded.status, attempt = excluded.attempt, statement = excluded.statement, failure = excluded.failure, applied_at = clock_timestamp();
+  insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, sqlstate, message, attempts, waits, retry_at,
+    topic, record_key, payload, traceparent, moved)
+  values (its_origin, its_seq_id, stmt.relation, its_key, (change ->> '~e')::integer, (change ->> '~t')::bigint, the_reason, its_sqlstate, why,
+          n, waited, again, stmt.topicname, change ->> '~k', change ->> '~p', change ->> '~r',
+          case when change ->> '~x' = 'true' and its_reason <> 'KEY_SHIFT' then (change::jsonb - '~p')::json end)
+  on conflict (origin, seq_id) do update
+  set key = excluded.key, moved = excluded.moved, reason = excluded.reason, sqlstate = excluded.sqlstate, message = excluded.message, attempts = excluded.attempts,
+      waits = excluded.waits, retry_at = excluded.retry_at;
+  if its_key is not null and the_reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED') then
+    update inbox.row_version r set parked = true where r.relation = stmt.relation and r.key = its_key and not r.parked;
+  end if;
+  if outcome = 'FAILED' and was_status is distinct from 'FAILED' then
+    perform inbox.tell_failure(its_origin, its_seq_id, course);
+  end if;
 end
 $function$
 ;
@@ -715,6 +1383,51 @@ BEGIN ATOMIC
  UPDATE inbox.applied a SET status = 'APPLIED'::text, failure = NULL::text, applied_at = clock_timestamp()
    WHERE ((a.origin = settle.its_origin) AND (a.seq_id = settle.its_seq_id) AND (a.status = 'PARKED'::text) AND (a.failure ~~ 'KEY_SHIFT%'::text));
 END
+;
+
+CREATE OR REPLACE FUNCTION inbox.settle_parked(stmt inbox.statement, its_key text, its_epoch integer, its_time bigint, its_seq bigint, whole boolean, again boolean)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  settled integer := 0;
+  gone inbox.parked;
+begin
+  if whole then
+    for gone in
+      delete from inbox.parked p
+      where p.relation = stmt.relation and p.key = its_key and (p.epoch, p.time, p.seq_id) < (its_epoch, its_time, its_seq)
+        and p.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED')
+      returning *
+    loop
+      settled := settled + 1;
+      continue when gone.reason = 'SKIPPED';
+      update inbox.applied a set status = 'SUPERSEDED', failure = a.failure || '; settled by a newer image of its row', applied_at = clock_timestamp()
+      where a.origin = gone.origin and a.seq_id = gone.seq_id;
+      if gone.moved is not null then
+        perform inbox.leave_old_key(stmt, gone.moved);
+      end if;
+    end loop;
+  end if;
+  -- All that is behind it at once, and not again after each of them: for ten thousand that would be 50 million updates.
+  if again and exists (
+    select from (
+      select p.reason, p.retry_at from inbox.parked p
+      where p.relation = stmt.relation and p.key = its_key and (p.epoch, p.time, p.seq_id) > (its_epoch, its_time, its_seq)
+        and p.reason in ('REFUSED', 'WAITING', 'BEHIND')
+      order by p.epoch, p.time, p.seq_id limit 1
+    ) next where next.reason <> 'BEHIND' or next.retry_at is null or next.retry_at > clock_timestamp()
+  ) then
+    update inbox.parked p set reason = 'BEHIND', retry_at = clock_timestamp()
+    where p.relation = stmt.relation and p.key = its_key and (p.epoch, p.time, p.seq_id) > (its_epoch, its_time, its_seq)
+      and p.reason in ('REFUSED', 'WAITING', 'BEHIND');
+  end if;
+  update inbox.row_version r
+  set parked = exists (select from inbox.parked p where p.relation = stmt.relation and p.key = its_key and p.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED'))
+  where r.relation = stmt.relation and r.key = its_key;
+  return settled;
+end
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION inbox.settle_shifts(stmt inbox.statement, its_key text)
@@ -755,6 +1468,157 @@ begin
   );
 end
 $function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.skip(its_origin smallint, its_seq_id bigint, note text)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET lock_timeout TO '2s'
+AS $function$
+declare
+  p inbox.parked;
+  stmt inbox.statement;
+  was text;
+begin
+  select * into p from inbox.parked x where x.origin = its_origin and x.seq_id = its_seq_id and x.reason <> 'SKIPPED';
+  if not found then return null; end if;
+  -- The row's lock first, as whoever applies takes them.
+  if p.key is not null then
+    perform 1 from inbox.row_version r where r.relation = p.relation and r.key = p.key for update;
+  end if;
+  update inbox.parked x set reason = 'SKIPPED', retry_at = null
+  where x.origin = its_origin and x.seq_id = its_seq_id and x.reason <> 'SKIPPED' and x.key is not distinct from p.key;
+  if not found then return null; end if;
+  select a.status into was from inbox.applied a where a.origin = its_origin and a.seq_id = its_seq_id;
+  update inbox.applied a set status = 'SKIPPED', failure = 'SKIPPED: ' || note || coalesce('; ' || a.failure, ''), applied_at = clock_timestamp()
+  where a.origin = its_origin and a.seq_id = its_seq_id;
+  if p.key is not null then
+    select s.* into stmt from inbox.applied a join inbox.statement s on s.id = a.statement where a.origin = its_origin and a.seq_id = its_seq_id;
+    perform inbox.settle_parked(stmt, p.key, p.epoch, p.time, p.seq_id, false, true);
+  end if;
+  return was;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.stop(its_group text, its_topic text, its_partition integer, its_term bigint, its_relation integer, its_destination text, why text, changes json, its_next bigint, its_last bigint, its_last_origin smallint, its_last_seq_id bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare
+  stmt inbox.statement;
+  statement_id integer;
+begin
+  if not inbox.holds(its_group, its_topic, its_partition, its_term) then return 'FENCED'; end if;
+  perform pg_advisory_xact_lock_shared(7161, its_relation);
+  if why is not null then
+    update outbox.relation r set state = 'STOPPED', stop_reason = why, stopped_by = 'failure', stopped_at = clock_timestamp()
+    where r.id = its_relation and r.state = 'ACTIVE';
+  elsif exists (select from outbox.relation r where r.id = its_relation and r.state = 'ACTIVE') then
+    return 'STALE';
+  end if;
+  statement_id := inbox.no_statement(its_relation, its_topic, its_destination);
+  select s.* into stmt from inbox.statement s where s.id = statement_id; -- a statement of its own, or its snapshot is too old
+  update inbox.parked p set retry_at = clock_timestamp() + interval '5 s'
+  from json_to_recordset(changes) as c("~o" smallint, "~s" bigint, "~n" integer)
+  where c."~n" is not null and p.origin = c."~o" and p.seq_id = c."~s" and p.reason = 'REFUSED' and p.attempts + 1 = c."~n";
+  perform inbox.park_all(stmt, changes, its_partition);
+  perform inbox.move_position(its_group, its_topic, its_partition, its_next, its_last, its_last_origin, its_last_seq_id);
+  return 'OK';
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.stop_by_operator(its_relation integer, why text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET lock_timeout TO '2s'
+AS $function$
+begin
+  perform pg_advisory_xact_lock(7161, its_relation);
+  update outbox.relation r
+  set state = 'STOPPED', stop_reason = why, stopped_by = 'operator',
+      stopped_at = case when r.state = 'STOPPED' then r.stopped_at else clock_timestamp() end
+  where r.id = its_relation;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.take_up(statement_id integer, changes json, its_partition integer, its_state text, singly boolean, course jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET "TimeZone" TO 'UTC'
+ SET "DateStyle" TO 'ISO, MDY'
+ SET "IntervalStyle" TO 'postgres'
+ SET bytea_output TO 'hex'
+AS $function$
+declare
+  stmt inbox.statement;
+  there json;
+  left_over integer[];
+  single json;
+begin
+  select s.* into stmt from inbox.statement s where s.id = statement_id;
+  if not inbox.is_current(stmt, its_state) then return 'STALE'; end if;
+  if singly then
+    perform inbox.apply_each(stmt, changes, its_partition, course);
+    return 'OK';
+  end if;
+
+  with wanted as (
+    select e.change, e.i, (e.change ->> '~o')::smallint as o, (e.change ->> '~s')::bigint as s
+    from json_array_elements(changes) with ordinality as e(change, i)
+  ), gone as (
+    delete from inbox.parked p using wanted w where p.origin = w.o and p.seq_id = w.s
+    returning p.origin, p.seq_id, p.attempts
+  ), forgotten as (
+    delete from inbox.applied a using gone where a.origin = gone.origin and a.seq_id = gone.seq_id
+  )
+  select json_agg(jsonb_set(w.change::jsonb, '{~i}', to_jsonb(w.place)) order by w.place) into there
+  from (select w.change, row_number() over (order by w.i) as place from wanted w join gone g on g.origin = w.o and g.seq_id = w.s) w;
+  if there is null then return 'OK'; end if;
+  if stmt.keyed then
+    select r.held into left_over from inbox.apply_rows(stmt, there, its_partition) as r;
+    for single in select e.change from json_array_elements(there) with ordinality as e(change, i) where e.i = any(left_over) order by e.i loop
+      perform inbox.apply_one(stmt, single, its_partition);
+    end loop;
+  else
+    perform inbox.apply_counts(stmt, there, its_partition);
+  end if;
+  update inbox.applied a set attempt = c."~a"
+  from json_to_recordset(there) as c("~o" smallint, "~s" bigint, "~a" smallint) where c."~a" > 0 and a.origin = c."~o" and a.seq_id = c."~s";
+  return 'OK';
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.tell_failure(its_origin smallint, its_seq_id bigint, course jsonb)
+ RETURNS void
+ LANGUAGE sql
+BEGIN ATOMIC
+ INSERT INTO outbox.event (lane, "position", seq_id, attempt, kind, bytes, origin, topic, head)  SELECT outbox.side_lane('error'::text, p.seq_id) AS side_lane,
+             nextval('outbox."position"'::regclass) AS nextval,
+             p.seq_id,
+             p.attempts,
+             'error',
+             (octet_length(p.payload) + octet_length(h.head)),
+             NULLIF(p.origin, d.origin) AS "nullif",
+             (tell_failure.course ->> 'error_topic'::text),
+             h.head
+            FROM ((inbox.parked p
+              CROSS JOIN outbox.database d)
+              CROSS JOIN LATERAL ( SELECT ((('"recipients":'::text || ((tell_failure.course -> 'recipients'::text))::text) || ',"error":'::text) || (json_build_object('code', p.reason, 'message', p.message, 'sqlstate', p.sqlstate, 'side', 'deploy', 'attempts', p.attempts))::text) AS head) h)
+           WHERE ((p.origin = tell_failure.its_origin) AND (p.seq_id = tell_failure.its_seq_id));
+END
+;
+
+CREATE OR REPLACE FUNCTION inbox.waits_behind(its_relation integer, its_key text, its_epoch integer, its_time bigint, its_seq bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (EXISTS (SELECT FROM inbox.parked p WHERE ((p.relation = waits_behind.its_relation) AND (p.key = waits_behind.its_key) AND (ROW(p.epoch, p."time", p.seq_id) < ROW(waits_behind.its_epoch, waits_behind.its_time, waits_behind.its_seq)) AND (p.reason = ANY (ARRAY['REFUSED'::text, 'WAITING'::text, 'BEHIND'::text])))))
 ;
 
 CREATE OR REPLACE FUNCTION outbox.count_revision()
@@ -851,6 +1715,58 @@ CREATE OR REPLACE FUNCTION outbox.primary_key_of(schema_name text, table_name te
 RETURN (SELECT array_agg((a.attname)::text ORDER BY k.place) AS array_agg FROM ((((pg_class c JOIN pg_namespace n ON ((n.oid = c.relnamespace))) JOIN pg_index i ON (((i.indrelid = c.oid) AND i.indisprimary))) CROSS JOIN LATERAL unnest((i.indkey)::smallint[]) WITH ORDINALITY k(attnum, place)) JOIN pg_attribute a ON (((a.attrelid = c.oid) AND (a.attnum = k.attnum) AND (k.place <= i.indnkeyatts)))) WHERE ((n.nspname = primary_key_of.schema_name) AND (c.relname = primary_key_of.table_name)))
 ;
 
+CREATE OR REPLACE FUNCTION outbox.put_notice()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+begin
+  if tg_table_name = 'event' then
+    with fact as materialized (
+      select substring(new.head from '"side"\s*:\s*"([a-z]{1,20})"') as side,
+             substring(new.head from '"code"\s*:\s*"([A-Z][A-Z0-9_]{0,62})"') as code,
+             substring(new.head from '"sqlstate"\s*:\s*"([0-9A-Z]{5})"') as sqlstate
+    )
+    insert into outbox.notice (channel, kind, origin, seq_id, side, reason, sqlstate)
+    select c.channel, 'FAILED', new.origin, new.seq_id, f.side, f.code, f.sqlstate
+    from outbox.notice_channel c cross join fact f where c.asked_at > now() - interval '7 days';
+  elsif tg_table_name = 'relation' then
+    insert into outbox.notice (channel, kind, relation, reason)
+    select c.channel, 'STOPPED', new.source_schema || '.' || new.source_table, 'RELATION_STOPPED'
+    from outbox.notice_channel c where c.asked_at > now() - interval '7 days';
+  else
+    insert into outbox.notice (channel, kind)
+    select c.channel, 'REJECTED' from outbox.notice_channel c where c.asked_at > now() - interval '7 days';
+  end if;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION outbox.raise_origin(its_origin smallint, past bigint, OUT was smallint, OUT past_now bigint, OUT settled_up_to bigint, OUT raised integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET lock_timeout TO '5s'
+AS $function$
+begin
+  lock table outbox.event in share row exclusive mode;
+  select d.origin into was from outbox.database d for update;
+  update outbox.database set origin = its_origin;
+  with higher as (update outbox.relation r set epoch = r.epoch + 1 where r.capture <> 'posts' returning 1)
+  select count(*) into raised from higher;
+  past_now := setval('outbox.position', greatest(past, (select s.last_value from outbox.position s)));
+  delete from outbox.relay;
+  update outbox.lane l set holder = null, term = l.term + 1, held_until = '-infinity', floor = 0;
+  -- Floors are 0, so the watermark moves on when the relays have raised them again.
+  update auditlog.settled w
+  set up_to = least(w.up_to, (select min(e.seq_id) - 1 from outbox.event e where e.kind = 'change' and e.origin is null))
+  returning w.up_to into settled_up_to;
+  update inbox.position p set term = p.term + 1, holder = 'origin raise', raised_at = clock_timestamp();
+  perform auditlog.add_partitions();
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION outbox.rebuild(r outbox.relation, target regclass, new_key text[])
  RETURNS bigint
  LANGUAGE plpgsql
@@ -898,6 +1814,50 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION outbox.refuse_rebuild()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if inbox.keeps_receipts() and exists (select from inbox.statement s where s.relation = old.id) then
+    raise exception 'changes of %.% were already applied here, and this database does not have them', old.source_schema, old.source_table
+      using errcode = 'P0001', hint = 'with two databases a key is declared in the second, before the first change of the table is applied';
+  end if;
+  return new;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION outbox.refuse_short_rebuild()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if exists (select from inbox.statement s where s.relation = old.id) and exists (
+    select from auditlog.retention r
+    where r.dropped > 0 and old.met_at < coalesce(
+      (select p.received_at from auditlog.producer_log p where p.seq_id > r.dropped order by p.seq_id limit 1), 'infinity')
+  ) then
+    raise exception 'the first changes of %.% are behind the horizon and cannot be applied again', old.source_schema, old.source_table
+      using errcode = 'P0001', hint = 'load the table anew under another name with its key declared, then rename the tables';
+  end if;
+  return new;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION outbox.remember_origin()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  insert into outbox.former_origin (origin)
+  select old.origin where exists (select from auditlog.producer_log) on conflict do nothing;
+  return null;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION outbox.row_key_of(payload json, operation text, table_name text, key_columns text[])
  RETURNS text
  LANGUAGE sql
@@ -905,4 +1865,69 @@ CREATE OR REPLACE FUNCTION outbox.row_key_of(payload json, operation text, table
 RETURN (SELECT CASE WHEN bool_and((v.value IS NOT NULL)) THEN (('['::text || string_agg((to_json(rtrim(v.value)))::text, ','::text ORDER BY k.place)) || ']'::text) ELSE NULL::text END AS "case" FROM ((unnest(row_key_of.key_columns) WITH ORDINALITY k(name, place) CROSS JOIN LATERAL (SELECT (COALESCE((row_key_of.payload -> 'DATA'::text), ((row_key_of.payload -> row_key_of.table_name) -> row_key_of.operation)) -> k.name) AS node) n) CROSS JOIN LATERAL (SELECT CASE json_typeof(n.node) WHEN 'object'::text THEN (n.node ->> 'old'::text) WHEN 'null'::text THEN NULL::text ELSE (n.node #>> '{}'::text[]) END AS value) v))
 ;
 
+CREATE OR REPLACE FUNCTION outbox.set_lanes(wanted smallint, most integer, rest interval, OUT outcome text, OUT was smallint, OUT waiting integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET lock_timeout TO '2s'
+AS $function$
+declare
+  lowest bigint;
+  next_term bigint;
+begin
+  select d.lanes into was from outbox.database d;
+  waiting := (select count(*) from (select from outbox.event e where e.kind = 'change' limit most + 1) as found);
+  outcome := case when was = wanted then 'SAME' when waiting > most then 'BACKLOG' end;
+  if outcome is not null then return; end if;
+
+  begin
+    -- Intake and acks take a row exclusive lock here before their snapshot: those under way are waited for, and those
+    -- that come see the new number. Readers go on.
+    lock table outbox.event in share row exclusive mode;
+    select d.lanes into was from outbox.database d for update;
+    perform 1 from outbox.lane l order by l.lane for update;
+  exception when lock_not_available then
+    outcome := 'BUSY';
+    return;
+  end;
+  waiting := (select count(*) from (select from outbox.event e where e.kind = 'change' limit most + 1) as found);
+  outcome := case when was = wanted then 'SAME' when waiting > most then 'BACKLOG' else 'OK' end;
+  if outcome <> 'OK' then return; end if;
+
+  select min(l.floor) filter (where l.kind = 'change'), max(l.term) + 1 into lowest, next_term from outbox.lane l;
+  update outbox.event e
+  set lane = coalesce((select outbox.lane_of(wanted, p.schema_name, p.table_name, p.row_key) from auditlog.producer_log p where p.seq_id = e.seq_id),
+                      e.lane % wanted)
+  where e.kind = 'change';
+  delete from outbox.lane l where l.kind = 'change' and l.lane >= wanted;
+  update outbox.lane l set holder = null, term = next_term, held_until = clock_timestamp() + rest, floor = lowest where l.kind = 'change';
+  insert into outbox.lane (lane, term, held_until, floor)
+  select n::smallint, next_term, clock_timestamp() + rest, lowest from generate_series(was, wanted - 1) as n;
+  update outbox.database set lanes = wanted;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION outbox.side_lane(kind text, seq_id bigint)
+ RETURNS smallint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN ((CASE kind WHEN 'retry'::text THEN 10000 ELSE 20000 END + (seq_id % (4)::bigint)))::smallint
+;
+
+CREATE TRIGGER event_notice AFTER INSERT ON outbox.event FOR EACH ROW WHEN ((new.kind = 'error'::text)) EXECUTE FUNCTION outbox.put_notice();
+
+CREATE TRIGGER receipt_insert AFTER INSERT ON inbox.applied REFERENCING NEW TABLE AS noted FOR EACH STATEMENT EXECUTE FUNCTION inbox.note_receipts();
+
+CREATE TRIGGER receipt_update AFTER UPDATE ON inbox.applied REFERENCING NEW TABLE AS noted FOR EACH STATEMENT EXECUTE FUNCTION inbox.note_receipts();
+
+CREATE TRIGGER refuse_rebuild BEFORE UPDATE ON outbox.relation FOR EACH ROW WHEN ((old.created AND (old.key_columns IS DISTINCT FROM new.key_columns))) EXECUTE FUNCTION outbox.refuse_rebuild();
+
+CREATE TRIGGER refuse_short_rebuild BEFORE UPDATE ON outbox.relation FOR EACH ROW WHEN ((old.created AND (old.key_columns IS DISTINCT FROM new.key_columns))) EXECUTE FUNCTION outbox.refuse_short_rebuild();
+
+CREATE TRIGGER rejected_request_notice AFTER INSERT ON auditlog.rejected_request FOR EACH ROW EXECUTE FUNCTION outbox.put_notice();
+
+CREATE TRIGGER relation_notice AFTER UPDATE OF state ON outbox.relation FOR EACH ROW WHEN (((new.state = 'STOPPED'::text) AND (old.state <> 'STOPPED'::text) AND (new.stopped_by = 'failure'::text))) EXECUTE FUNCTION outbox.put_notice();
+
 CREATE TRIGGER relation_revision BEFORE UPDATE ON outbox.relation FOR EACH ROW EXECUTE FUNCTION outbox.count_revision();
+
+CREATE TRIGGER remember_origin AFTER UPDATE ON outbox.database FOR EACH ROW WHEN ((old.origin <> new.origin)) EXECUTE FUNCTION outbox.remember_origin();

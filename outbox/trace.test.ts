@@ -77,7 +77,8 @@ test('a parked change shows its reason, a mended one the request it came from', 
   const sql = await given(t)
   const [parked = '', mended = ''] = await writeEvents(sql, [{ key: '1' }, { key: '2' }])
   await sql`
-    insert into inbox.parked (origin, seq_id, relation, key, reason, message, change) values (1, ${parked}, 1, '1', 'CLOCK_AHEAD', 'too late', '{}')`
+    insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, message, topic, payload)
+    values (1, ${parked}, 1, '1', 1, 0, 'CLOCK_AHEAD', 'too late', 'db.informix.delta', '{}')`
   await sql`
     insert into auditlog.rejected_request (path, headers, body, reason, state, seq_ids)
     values ('/events', '{}', 'x', 'json_syntax', 'RETRIED', array[${mended}]::bigint[])`

@@ -35,7 +35,7 @@ function reachable(entry: string, into = new Map<string, string>()): Map<string,
 }
 
 test('compose.yaml passes on every setting there is, and no name that nothing reads', (t) => {
-  const settings = found(read('services/runtime/config.ts'), /\b(?:read|raw)\('([A-Z_]+)'/g)
+  const settings = found(read('services/runtime/config.ts'), /\b(?:read|raw)(?:<[^>]+>)?\('([A-Z_]+)'/g)
   const environment = /^x-environment:.*?^(?=\S)(?!x-environment)/ms.exec(read('compose.yaml'))?.[0] ?? ''
   const passedOn = found(environment, /^ {2}([A-Z_]+?)(?:_FILE)?:/gm)
   // Where it listens is the image's affair, and the stop is bound to stop_grace_period.

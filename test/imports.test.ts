@@ -10,6 +10,7 @@ const rules: { folder: string; allowed: RegExp; never?: RegExp }[] = [
   { folder: 'services/listener/', allowed: /^(services\/(listener|runtime)\/|outbox\/|node:|[a-z@])/, never: /^services\/(?!listener|runtime)/ },
   { folder: 'services/relay/', allowed: /^(services\/(relay|runtime)\/|outbox\/|node:|[a-z@])/, never: /^services\/(?!relay|runtime)/ },
   { folder: 'services/consumer/', allowed: /^(services\/(consumer|runtime)\/|outbox\/|node:|[a-z@])/, never: /^services\/(?!consumer|runtime)/ },
+  { folder: 'services/notices/', allowed: /^(services\/(notices|runtime)\/|outbox\/|node:|[a-z@])/, never: /^services\/(?!notices|runtime)/ },
   { folder: 'services/jobs/', allowed: /^(services\/(jobs|runtime)\/|outbox\/|node:|[a-z@])/, never: /^services\/(?!jobs|runtime)/ },
 ]
 

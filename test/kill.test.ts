@@ -4,14 +4,12 @@ import { play } from '../scripts/demo/play.ts'
 import { openSender } from '../scripts/demo/sender.ts'
 import { unlikeModel } from '../scripts/demo/verdict.ts'
 import { makeWorkload, modelOf } from '../scripts/demo/workload.ts'
-import { startRole } from '../scripts/commands/role-process.ts'
-import type { RoleProcess } from '../scripts/commands/role-process.ts'
 import type { Role } from '../scripts/commands/serve.ts'
-import { freePorts } from '../scripts/stack/free-port.ts'
 import { openSlot } from '../services/runtime/slot.ts'
 import { connect, freshDatabase } from './support/database.ts'
-import { brokers, freshTopic } from './support/kafka.ts'
+import { freshTopic } from './support/kafka.ts'
 import { untilAnswered } from './support/posts.ts'
+import { openRoles } from './support/roles.ts'
 import { until } from './support/until.ts'
 
 const changes = 3_000
@@ -22,41 +20,27 @@ const victims: readonly [Role, number][] = [
 test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consumers: every count adds up and the target equals the model', async (t) => {
   const database = await freshDatabase()
   const { topic, drop } = await freshTopic('kill', 12)
-  const environment = {
-    PATH: process.env['PATH'], DATABASE_URL: database.url, KAFKA_BROKERS: brokers().join(), TOPIC: topic,
-    CONSUMER_GROUP: topic, PORT: String((await freePorts(1))[0]), LOG_LEVEL: 'warn',
-  }
+  const roles = await openRoles(database.url, topic)
   const sql = connect(database.url)
   const slot = openSlot({ url: database.url, name: 'judge', deadline: 60_000 })
-  const running = new Map<string, RoleProcess>()
-  const said: string[] = []
-  const start = (role: Role, number: number): RoleProcess => {
-    const made = startRole(role, environment, (line) => said.push(`${role} ${number}: ${line}`))
-    running.set(`${role} ${number}`, made)
-    return made
-  }
   t.teardown(async () => {
-    await Promise.all([...running.values()].map((role) => role.stop()))
+    await roles.stop()
     await Promise.all([sql.end({ timeout: 5 }), slot.close()])
     await database.drop()
     await drop()
   })
   t.timeout(240_000)
   await sql.unsafe(ACCOUNT_TABLE)
-  const first = [start('listener', 0), start('relay', 0), start('relay', 1), start('consumer', 0), start('consumer', 1)]
-  await Promise.all(first.map((role) => role.ready))
+  await Promise.all([roles.start('listener', 0), roles.start('relay', 0), roles.start('relay', 1), roles.start('consumer', 0), roles.start('consumer', 1)])
 
   const seed = 20_261_121
   const workload = makeWorkload({ seed, changes, perSecond: 300, begin: Date.now() * 1_000 })
-  const post = untilAnswered(openSender(`http://127.0.0.1:${environment.PORT}`, AbortSignal.timeout(200_000)))
+  const post = untilAnswered(openSender(roles.url, AbortSignal.timeout(200_000)))
   let answered = 0
   const playing = play(workload, post, AbortSignal.timeout(200_000), (played) => { answered = played.sent.length })
   for (const [at, [role, number]] of victims.entries()) {
     await until(() => answered >= (changes * (at + 1)) / (victims.length + 2), { within: 120_000, what: `progress before killing ${role} ${number}` })
-    const victim = running.get(`${role} ${number}`)!
-    process.kill(victim.pid, 'SIGKILL')
-    await victim.exited
-    await start(role, number).ready
+    await roles.replace(role, number)
   }
   const played = await playing
   await until(async () => (await sql`select 1 from auditlog.pending limit 1`).length === 0, { within: 90_000, what: 'nothing is pending' })
@@ -69,5 +53,5 @@ test('I1 I3 I6 I9 kill -9 of any role under load, with two relays and two consum
       (select count(*)::int from auditlog.audit_log) as audited`
   t.deepEqual({ ...counts }, { received: accepted.size, waiting: 0, published: accepted.size, deployed: accepted.size, audited: accepted.size })
   t.is(accepted.size, changes)
-  t.deepEqual(await slot.run((judging) => unlikeModel(judging, modelOf(played.sent.map(({ change }) => change)))), [], said.slice(-20).join('\n'))
+  t.deepEqual(await slot.run((judging) => unlikeModel(judging, modelOf(played.sent.map(({ change }) => change)))), [], roles.said())
 })

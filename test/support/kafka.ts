@@ -43,3 +43,18 @@ export async function administrate(task: (admin: Admin) => Promise<unknown>): Pr
     await admin.disconnect()
   }
 }
+
+/** max.message.bytes of a topic where nobody set it; the brokers of a test run take more. */
+export const STOCK_LIMIT = 1_048_588
+
+/** Sets the record limit of a topic, in bytes of a batch; resolves when the broker shows it. */
+export async function setTopicLimit(topic: string, bytes: number): Promise<void> {
+  const resource = { type: kafkajs.ConfigResourceTypes.TOPIC, name: topic }
+  await administrate(async (admin) => {
+    await admin.alterConfigs({ validateOnly: false, resources: [{ ...resource, configEntries: [{ name: 'max.message.bytes', value: String(bytes) }] }] })
+    await until(async () => {
+      const { resources } = await admin.describeConfigs({ includeSynonyms: false, resources: [{ ...resource, configNames: ['max.message.bytes'] }] })
+      return resources[0]?.configEntries[0]?.configValue === String(bytes)
+    })
+  })
+}
