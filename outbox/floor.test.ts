@@ -8,6 +8,7 @@ import type { Claim } from './claim.ts'
 import { advanceSettled, lastPosition, openFloor, raiseFloors, takeTransactionId } from './floor.ts'
 import type { Floor } from './floor.ts'
 import { nextEvents } from './pending.ts'
+import { publishAgain, refuse } from './refused.ts'
 import type { Sql } from './sql.ts'
 
 type Given = { sql: Sql; other: Sql; third: Sql; claims: Claim[]; floor: Floor }
@@ -142,6 +143,60 @@ test('settled moves over what is published and has an outcome, and stops below t
   await outcome(seqIds[6] ?? '')
   t.is(await advanceSettled(sql), seqIds[9]!)
   t.is(await advanceSettled(sql), seqIds[9]!)
+})
+
+/** Refuses everything that waits, without a further try. */
+async function refuseAll(sql: Sql, claims: readonly Claim[]): Promise<void> {
+  const waiting = await sql<{ lane: number; position: string }[]>`select lane, position from outbox.event where kind <> 'error'`
+  const refused = waiting.map((event) => ({ ...event, code: 'MESSAGE_TOO_LARGE', message: 'no' }))
+  await refuse(sql, 'a', claims, refused, { maxRetries: 0, backoff: 1, errorTopic: 'errors', recipients: [] })
+}
+
+test('I9 I12 a change whose publishing FAILED holds up neither the watermark nor the pending view, and the audit shows it once, below and above', async (t) => {
+  const { sql, claims, floor } = await given(t)
+  const [bad] = await writeEvents(sql, [{ key: '1' }])
+  await refuseAll(sql, claims)
+  const [next] = await writeEvents(sql, [{ key: '2' }])
+  await ackAll(sql, claims)
+  await raise(floor, claims)
+  const audit = async (): Promise<unknown[]> => [...await sql`
+    select seq_id, producer_publish_status as publish, producer_failure_log as failure, consumer_deploy_status as deploy from auditlog.audit_log order by seq_id`]
+  const failed = { seq_id: bad!, publish: 'FAILED', failure: 'MESSAGE_TOO_LARGE: no', deploy: null }
+  const onItsWay = { seq_id: next!, publish: 'PUBLISHED', failure: null, deploy: 'PENDING' }
+  t.deepEqual(await audit(), [failed, onItsWay])
+  t.deepEqual((await sql<{ seq_id: string }[]>`select seq_id from auditlog.pending`).map(({ seq_id: id }) => id), [next!])
+  t.is(await advanceSettled(sql), String(BigInt(next!) - 1n))
+  t.deepEqual(await audit(), [failed, onItsWay])
+
+  await sql`insert into inbox.applied (origin, seq_id, status, statement, partition, "offset") values (1, ${next!}, 'APPLIED', 1, 0, 0)`
+  t.true(BigInt(await advanceSettled(sql)) >= BigInt(next!))
+  t.deepEqual(await audit(), [failed, { ...onItsWay, deploy: 'APPLIED' }])
+  t.is((await sql`select from auditlog.pending`).length, 0)
+
+  // Written all the same, by a send that nobody answered.
+  await sql`insert into inbox.applied (origin, seq_id, status, statement, partition, "offset") values (1, ${bad!}, 'APPLIED', 1, 0, 1)`
+  t.deepEqual(await audit(), [{ ...failed, deploy: 'APPLIED' }, { ...onItsWay, deploy: 'APPLIED' }])
+})
+
+test('I12 the watermark does not pass a failed change that is put back while it is moved', async (t) => {
+  for (const first of ['put back', 'moved'] as const) {
+    const { sql, other, third, claims, floor } = await given(t)
+    const [bad] = await writeEvents(sql, [{ key: '1' }])
+    await refuseAll(sql, claims)
+    await sql`delete from outbox.event`
+    await raise(floor, claims)
+    const putBack = (by: Sql) => publishAgain(by, [bad!])
+    const [one, two] = first === 'moved' ? [advanceSettled, putBack] : [putBack, advanceSettled]
+    await other`begin`
+    await one(other)
+    const waiting = two(sql)
+    await until(async () => (await third`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).length > 0)
+    await other`commit`
+    await waiting
+    const [shown] = await sql`select seq_id, producer_publish_status as publish from auditlog.audit_log`
+    t.deepEqual({ ...shown }, { seq_id: bad!, publish: 'PENDING' }, first)
+    t.is(await advanceSettled(sql), String(BigInt(bad!) - 1n), first)
+  }
 })
 
 test('settled does not pass a change that another origin of the same number had applied', async (t) => {

@@ -112,11 +112,11 @@ export async function raiseFloors(
 }
 
 /**
- * Moves auditlog.settled over the changes that are published and have an outcome, at most 100,000 numbers a call, and
- * returns where it stands. Any number of relays may call it.
+ * Moves auditlog.settled over the changes that are published and have an outcome, or could not be published, at most
+ * 100,000 numbers a call, and returns where it stands. Any number of relays may call it.
  *
  * Looks from the watermark up and ends at the first change that is still on its way, so it costs what it moves over.
- * The two look-ups are scalar because an `exists` here may be planned as a hash of the whole log.
+ * The look-ups are scalar because an `exists` here may be planned as a hash of the whole log.
  */
 export async function advanceSettled(sql: Sql): Promise<string> {
   const [row] = await sql<{ up_to: string }[]>`
@@ -127,7 +127,9 @@ export async function advanceSettled(sql: Sql): Promise<string> {
           select p.seq_id - 1 from auditlog.producer_log p
           where p.seq_id > b.was and p.seq_id <= b.most
             and ((select l.position from auditlog.publish_log l where l.seq_id = p.seq_id and l.latest) is null
-              or (select a.seq_id from inbox.applied a where a.origin = p.origin and a.seq_id = p.seq_id) is null)
+              or ((select a.seq_id from inbox.applied a where a.origin = p.origin and a.seq_id = p.seq_id) is null
+                and (select l.producer_publish_status from auditlog.publish_log l where l.seq_id = p.seq_id and l.latest and l.kind is null)
+                  is distinct from 'FAILED'))
           order by p.seq_id limit 1
         ), b.most) as up_to
         from (

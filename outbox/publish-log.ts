@@ -6,14 +6,15 @@ import type { Sql } from './sql.ts'
  * partition, "offset", kind, origin: as outbox.event has them) and move the flag "latest".
  *
  * An event's first position is its seq_id, so only a later publication of the same change (a new position) has an earlier
- * row to take the flag from. Records of failures and changes of other origins never have it.
+ * row to take the flag from. Records of failures and changes of other origins never have it, nor have retries that were not
+ * published: their change was, and when it heals they leave without a further word.
  */
 export function writePublishLog(sql: Sql): PendingQuery<Row[]> {
   return sql`
     told as materialized (
       select g.position, g.seq_id, g.attempt, g.status, g.failure, g.partition, g."offset",
              nullif(g.kind, 'change') as kind, nullif(g.origin, d.origin) as origin,
-             g.kind <> 'error' and (g.origin is null or g.origin = d.origin) as counts
+             g.kind <> 'error' and (g.kind = 'change' or g.status = 'PUBLISHED') and (g.origin is null or g.origin = d.origin) as counts
       from gone g cross join outbox.database d
     ), earlier as (
       update auditlog.publish_log l set latest = false

@@ -98,13 +98,34 @@ test('I9 a retry that is refused keeps its attempt, and its change is FAILED in 
     insert into inbox.parked (origin, seq_id, relation, epoch, time, reason, message, attempts, topic, payload)
     values (1, 5, 1, 1, 1, 'REFUSED', 'no', 0, 'changes', '{"DATA":1}')`
   await sql`insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure) values (1, 5, 'RETRYING', 1, 0, 0, 'REFUSED 22003: no')`
-  await sql`insert into outbox.event (lane, position, seq_id, attempt, kind, bytes) values (10001, nextval('outbox.position') + 10, 5, 1, 'retry', 10)`
+  await sql`insert into auditlog.publish_log (position, seq_id, producer_publish_status) values (5, 5, 'PUBLISHED')`
+  await sql`select setval('outbox.position', 10)`
+  await sql`insert into outbox.event (lane, position, seq_id, attempt, kind, bytes) values (10001, nextval('outbox.position'), 5, 1, 'retry', 10)`
   for (let n = 0; n < 3; n++) t.is(await refuseAll(), 1)
   const [failure] = await read()
   t.is(failure!.topicname, 'errors')
   t.is(failure!.id, '1:5:1')
   const [applied] = await sql`select status, failure from inbox.applied`
   t.deepEqual({ ...applied }, { status: 'FAILED', failure: 'REFUSED 22003: no; its retry could not be published: INVALID_RECORD' })
+  t.deepEqual((await logOf(sql)).map(({ status, latest, kind }) => [status, latest, kind]), [
+    ['PUBLISHED', true, null], ['RETRYING', false, 'retry'], ['RETRYING', false, 'retry'], ['FAILED', false, 'retry']], 'its publishing stays PUBLISHED')
+})
+
+test('I9 I12 with two databases a retry that cannot be published is FAILED in the second, and a receipt tells the first', async (t) => {
+  const { sql, read, refuseAll } = await given(t)
+  await sql`update outbox.database set origin = 2`
+  await sql`select inbox.keep_receipts(true)`
+  await sql`
+    insert into inbox.parked (origin, seq_id, relation, epoch, time, reason, message, attempts, topic, payload)
+    values (1, 5, 1, 1, 1, 'REFUSED', 'no', 0, 'changes', '{"DATA":1}')`
+  await sql`insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure) values (1, 5, 'RETRYING', 1, 0, 0, 'REFUSED 22003: no')`
+  await sql`insert into outbox.event (lane, position, seq_id, attempt, kind, bytes, origin) values (10001, nextval('outbox.position') + 10, 5, 1, 'retry', 10, 1)`
+  await sql`delete from inbox.receipt`
+  for (let n = 0; n < 3; n++) t.is(await refuseAll(), 1)
+  t.is((await read())[0]?.id, '1:5:1', 'the record of the failure has the number of the first')
+  t.deepEqual([...await sql`select r.origin, r.seq_id, a.status from inbox.receipt r join inbox.applied a using (origin, seq_id)`], [{ origin: 1, seq_id: '5', status: 'FAILED' }])
+  const log = await sql`select distinct origin, latest from auditlog.publish_log`
+  t.deepEqual([...log], [{ origin: 1, latest: false }], 'nothing that could be taken for a change of the second')
 })
 
 test('I5 who lost the lane sets nothing aside', async (t) => {

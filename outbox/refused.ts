@@ -80,7 +80,8 @@ export async function refuse(
  * cause is mended, so what was tried before says nothing. The others were published meanwhile, are on their
  * way, or are retries, which `parked retry` puts back.
  *
- * The audit shows them as PENDING until then, so the watermark goes back below them. Their lane is the row's own.
+ * The audit shows them as PENDING until then, so the watermark goes back below them. It is written also where it is below
+ * them already: somebody may be moving it over what was FAILED until now. Their lane is the row's own.
  */
 export async function publishAgain(sql: Sql, seqIds: readonly string[]): Promise<string[]> {
   const rows = await sql<{ seq_id: string }[]>`
@@ -92,8 +93,8 @@ export async function publishAgain(sql: Sql, seqIds: readonly string[]): Promise
         and exists (select from auditlog.producer_log p where p.seq_id = l.seq_id)
       returning l.seq_id
     ), lowered as (
-      update auditlog.settled s set up_to = f.first - 1
-      from (select min(f.seq_id) as first from failed f) f where s.up_to >= f.first
+      update auditlog.settled s set up_to = least(s.up_to, f.first - 1)
+      from (select min(f.seq_id) as first from failed f) f where f.first is not null
     )
     insert into outbox.event (lane, position, seq_id, bytes)
     select outbox.lane_of(d.lanes, p.schema_name, p.table_name, p.row_key), nextval('outbox.position'), p.seq_id,

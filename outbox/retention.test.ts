@@ -1,6 +1,7 @@
 import test, { type ExecutionContext } from 'ava'
 import { freshDatabase } from '../test/support/database.ts'
 import { outboxConnection } from '../test/support/events.ts'
+import { advanceSettled } from './floor.ts'
 import { prune, prunePair } from './retention.ts'
 import type { Sql } from './sql.ts'
 
@@ -246,4 +247,23 @@ test('a table is not rebuilt from a producer_log that has lost its beginning', a
     values ('INFORMIX', 'app', 'test', 'app', 'test', 'payload', '{id}', true, now() - interval '70 days')`
   await prune(run, OPTIONS)
   await t.throwsAsync(sql`select outbox.declare_key('INFORMIX', 'app', 'test', '{id}')`, { message: /behind the horizon/ })
+})
+
+test('I12 a change whose publishing FAILED holds up no pruning, and stays in the audit, with its bytes, until somebody decides', async (t) => {
+  const { sql, run } = await given(t)
+  await changes(sql, 300, 40)
+  await sql`update auditlog.publish_log set producer_publish_status = 'FAILED', producer_failure_log = 'INVALID_RECORD: no' where seq_id = 7`
+  await sql`delete from inbox.applied where seq_id = 7`
+  await fillPartition(sql)
+  await changes(sql, 50, 1)
+  await sql`update outbox.lane set floor = (select last_value from outbox.position)`
+  // 100,000 numbers a call, and a partition has five million.
+  let at = '0'
+  for (let was = ''; was !== at; ) [was, at] = [at, await advanceSettled(sql)]
+  t.deepEqual([...await sql`select last_value::text as at from outbox.position`], [{ at }])
+  t.like(await prune(run, OPTIONS), { partitions: ['producer_log_000000'] })
+  t.like(await countAll(sql), { received: 51, published: 51, applied: 50, audited: 51, pending: 0 })
+  const [kept] = await sql`select seq_id, producer_publish_status as publish, consumer_deploy_status as deploy, producer_payload::text as payload
+    from auditlog.audit_log join auditlog.producer_log using (seq_id, origin) where seq_id = 7`
+  t.deepEqual({ ...kept }, { seq_id: '7', publish: 'FAILED', deploy: null, payload: '{"DATA":1}' })
 })

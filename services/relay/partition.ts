@@ -149,7 +149,10 @@ type Sizes = {
   widen: () => void
 }
 
-/** How much goes in one send: the bytes the topic was seen to take, and fewer records while one is being singled out. */
+/**
+ * How much goes in one send: the bytes the topic was seen to take, and fewer records while one is being singled out. The
+ * bytes grow again by a tenth a send, for a limit may be raised: from the smallest to MOST_BYTES in some hundred sends.
+ */
 function openSizes(): Sizes {
   let mostBytes = MOST_BYTES
   let mostRecords = MOST_RECORDS
@@ -170,6 +173,7 @@ function openSizes(): Sizes {
     },
     widen() {
       mostRecords = Math.min(MOST_RECORDS, mostRecords * 2)
+      mostBytes = Math.min(MOST_BYTES, Math.ceil(mostBytes * 1.1))
     },
   }
 }

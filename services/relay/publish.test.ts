@@ -8,7 +8,7 @@ import { decodeIdentity } from '../../outbox/record.ts'
 import type { PendingEvent } from '../../outbox/pending.ts'
 import { readTopic } from '../../test/support/events.ts'
 import type { ReadRecord } from '../../test/support/events.ts'
-import { administrate, brokers, setTopicLimit, STOCK_LIMIT } from '../../test/support/kafka.ts'
+import { administrate, brokers, createTopic, setTopicLimit, STOCK_LIMIT } from '../../test/support/kafka.ts'
 import { ensureTopic, isTooLarge, openKafka } from '../runtime/kafka.ts'
 import { openLog } from '../runtime/log.ts'
 import { openPublisher } from './publish.ts'
@@ -144,4 +144,23 @@ test('where the limit may not be read, events go all the same, in smaller chunks
   const large = event(1, 2_500_000)
   t.is(await publisher.send(topic, 0, [large]), 0n)
   t.true((await chunksOf(topic, await high(topic, 0))).whole?.equals(Buffer.from(large.value ?? '')))
+})
+
+test('a topic that cannot be had keeps no other from being counted anew', async (t) => {
+  const { topic, publisher } = await place(t)
+  const gone = `publish.${randomUUID()}`
+  await administrate((admin) => createTopic(admin, gone, 1))
+  await publisher.partitions(gone)
+  await administrate((admin) => admin.deleteTopics({ topics: [gone] }))
+  // The broker makes no topic whose name differs from another's in dots and underscores only.
+  const twin = gone.replaceAll('.', '_')
+  await administrate((admin) => createTopic(admin, twin, 1))
+  t.teardown(() => administrate((admin) => admin.deleteTopics({ topics: [twin] })))
+  const behind = `publish.${randomUUID()}`
+  await administrate((admin) => createTopic(admin, behind, 1))
+  t.is(await publisher.partitions(behind), 1)
+  await administrate((admin) => admin.createPartitions({ topicPartitions: [{ topic: behind, count: 3 }] }))
+  await t.throwsAsync(publisher.recount(topic))
+  t.is(await publisher.partitions(behind), 3)
+  await administrate((admin) => admin.deleteTopics({ topics: [behind] }))
 })

@@ -18,7 +18,10 @@ export type Publisher = {
    * before each but the first. Several events that are above it together are refused with isTooLarge.
    */
   send: (topic: string, partition: number, events: readonly PendingEvent[], mayGoOn?: () => boolean) => Promise<bigint>
-  /** Asks for `topic` and again for all that were asked for before: how many partitions, and how large a record may be. */
+  /**
+   * Asks for `topic` and again for all that were asked for before: how many partitions, and how large a record may be.
+   * Rejects after the last where one could not be had.
+   */
   recount: (topic: string) => Promise<void>
   close: () => Promise<void>
 }
@@ -99,7 +102,9 @@ export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Lo
       }
     },
     async recount(topic) {
-      for (const one of new Set([topic, ...counts.keys()])) await count(one)
+      const failures: unknown[] = []
+      for (const one of new Set([topic, ...counts.keys()])) await count(one).catch((error: unknown) => failures.push(error))
+      if (failures.length > 0) throw failures[0]
     },
     async close() {
       const line = await current
