@@ -137,7 +137,8 @@ create table inbox.parked (
   record_key text,
   payload text not null,
   traceparent text,
-  moved json,
+  change json,
+  told_at timestamp with time zone,
   parked_at timestamp with time zone default clock_timestamp() not null,
   PRIMARY KEY (origin, seq_id)
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
@@ -191,6 +192,7 @@ create table inbox.shift (
   epoch integer not null,
   "time" bigint not null,
   change json not null,
+  images jsonb not null,
   taken boolean default false not null,
   PRIMARY KEY (relation, key, epoch, "time", seq_id, origin)
 );
@@ -311,6 +313,7 @@ create table outbox.relation (
   stop_reason text,
   stopped_by text,
   stopped_at timestamp with time zone,
+  queue_closed_until timestamp with time zone,
   on_refusal text default 'park'::text not null,
   revision integer default 1 not null,
   met_at timestamp with time zone default clock_timestamp() not null,
@@ -381,6 +384,23 @@ create view auditlog.audit_log as
      JOIN auditlog.publish_log l ON (((l.seq_id = p.seq_id) AND l.latest)))
      JOIN inbox.applied a ON (((a.origin = p.origin) AND (a.seq_id = p.seq_id))))
 UNION ALL
+ SELECT p.seq_id,
+    p.origin,
+    p.schema_name,
+    p.table_name,
+    p.operation,
+    l.producer_publish_status,
+    l.producer_failure_log,
+    l.producer_publish_time,
+    NULL::text AS consumer_deploy_status,
+    NULL::text AS consumer_failure_log,
+    NULL::timestamp with time zone AS consumer_update_time
+   FROM (auditlog.producer_log p
+     JOIN auditlog.publish_log l ON (((l.seq_id = p.seq_id) AND l.latest)))
+  WHERE ((l.producer_publish_status = 'FAILED'::text) AND (l.kind IS NULL) AND (( SELECT a.seq_id
+           FROM inbox.applied a
+          WHERE ((a.origin = p.origin) AND (a.seq_id = p.seq_id))) IS NULL))
+UNION ALL
  SELECT pending.seq_id,
     pending.origin,
     pending.schema_name,
@@ -428,7 +448,7 @@ create view auditlog.pending as
     p.table_name,
     p.operation,
     p.received_at,
-    (l."position" IS NOT NULL) AS published,
+    COALESCE((l.producer_publish_status = 'PUBLISHED'::text), false) AS published,
     (a.seq_id IS NOT NULL) AS deployed,
     COALESCE(l.producer_publish_status, 'PENDING'::text) AS producer_publish_status,
     l.producer_failure_log,
@@ -467,7 +487,7 @@ create view auditlog.pending as
            FROM auditlog.settled)) AND (((p.seq_id - ( SELECT settled.up_to
            FROM auditlog.settled)) >= 1) AND ((p.seq_id - ( SELECT settled.up_to
            FROM auditlog.settled)) <= '9000000000000000000'::bigint)) AND (((p.seq_id + 1) >= ( SELECT settled.up_to
-           FROM auditlog.settled)) AND ((p.seq_id + 1) <= '9000000000000000000'::bigint)) AND ((l."position" IS NULL) OR (a.seq_id IS NULL)));
+           FROM auditlog.settled)) AND ((p.seq_id + 1) <= '9000000000000000000'::bigint)) AND ((l."position" IS NULL) OR ((a.seq_id IS NULL) AND ((l.producer_publish_status <> 'FAILED'::text) OR (l.kind IS NOT NULL)))));
 
 create view outbox.own_origin as
  SELECT database.origin
@@ -617,7 +637,16 @@ begin
     select s.* into stmt from inbox.statement s where s.id = statement_id;
     outcome := 'STALE';
     if not inbox.is_current(stmt) then return; end if;
-    if stmt.keyed then
+    if stmt.keyed and exists (
+      select from inbox.parked p where p.relation = stmt.relation and p.key is null and p.reason = 'SKIPPED'
+    ) then
+      -- No flag of a row keeps out what was given up unread, should it be delivered again and be readable now.
+      select array_agg(e.i order by e.i) into held from json_array_elements(changes) with ordinality as e(change, i)
+      where exists (select from inbox.applied a where a.origin = (e.change ->> '~o')::smallint and a.seq_id = (e.change ->> '~s')::bigint);
+    end if;
+    if held is not null then
+      held := array(select generate_series(1, json_array_length(changes)));
+    elsif stmt.keyed then
       select r.lost, r.held into superseded, held from inbox.apply_rows(stmt, changes, its_partition) as r;
     else
       perform inbox.apply_counts(stmt, changes, its_partition);
@@ -664,23 +693,23 @@ begin
   select stmt.relation, x.image, 0 from unnest(images) as x(image) order by x.image
   on conflict (relation, image) do update set n = o.n;
 
-  execute stmt.consumer_query using changes,
+  perform inbox.effect_counts(stmt.consumer_query, changes,
     (select array_agg(x.sample order by x.sample) from unnest(images, nets, samples) as x(image, net, sample)
        join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n),
     (select array_agg(x.net + o.n order by x.sample) from unnest(images, nets, samples) as x(image, net, sample)
-       join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n);
+       join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n));
   update inbox.owed o set n = least(o.n + x.net, 0)
   from unnest(images, nets) as x(image, net)
   where o.relation = stmt.relation and o.image = x.image and x.net > 0;
 
   if exists (select from unnest(nets) as net where net < 0) then
-    execute 'with left_row as (' || stmt.leave || '), gone as (select image, count(*) as n from left_row group by image)
+    perform inbox.effect_uncounted('with left_row as (' || stmt.leave || '), gone as (select image, count(*) as n from left_row group by image)
              update inbox.owed o set n = o.n + need.net + coalesce(gone.n, 0)
              from unnest($1, $2) as need(image, net) left join gone on gone.image = need.image
-             where o.relation = $3 and o.image = need.image'
-    using (select array_agg(x.image order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
+             where o.relation = $3 and o.image = need.image',
+          (select array_agg(x.image order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
           (select array_agg(x.net order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
-          stmt.relation;
+          stmt.relation);
   end if;
   delete from inbox.owed o where o.relation = stmt.relation and o.image = any(images) and o.n = 0;
 end
@@ -692,19 +721,16 @@ CREATE OR REPLACE FUNCTION inbox.apply_each(stmt inbox.statement, changes json, 
  LANGUAGE plpgsql
 AS $function$
 declare
-  item record;
+  item inbox.item;
   el record;
   keys text[] := '{}';
   key_of jsonb := '{}';
-  its_key text;
   state text;
   why text;
-  was inbox.parked;
-  taken boolean;
-  place record;
 begin
+  set constraints all immediate; -- or a deferred one is checked at the end, and takes all of them back
   if stmt.keyed then
-    for item in select e.change, e.i::text as i from json_array_elements(changes) with ordinality as e(change, i) loop
+    for item in select * from inbox.items(changes) loop
       begin
         execute stmt.one into el using json_build_array(item.change);
         keys := keys || array_remove(array[el.key, el.old_key], null);
@@ -714,57 +740,81 @@ begin
         if not inbox.is_refusal(state) then raise; end if;
         perform inbox.set_aside(stmt, item.change, null, 'REFUSED', state, why, its_partition, course);
       end;
+      if item.again then -- the key's type may have changed since it was parked
+        keys := keys || array(select p.key from inbox.parked p where p.origin = item.o and p.seq_id = item.s and p.key is not null);
+      end if;
     end loop;
     insert into inbox.row_version (relation, key, origin, epoch, time, seq, deleted)
     select stmt.relation, k.key, 0, 0, 0, 0, true from (select distinct key from unnest(keys) as key order by key) k
     on conflict do nothing;
     perform 1 from inbox.row_version r where r.relation = stmt.relation and r.key = any(keys) order by r.key for update;
   end if;
-
-  for item in
-    select e.change, e.i::text as i, e.change ->> '~w' is not null as again, (e.change ->> '~n')::integer as n,
-           (e.change ->> '~o')::smallint as o, (e.change ->> '~s')::bigint as s, e.change -> '~q' as q
-    from json_array_elements(changes) with ordinality as e(change, i)
-    order by (e.change ->> '~e')::integer, (e.change ->> '~t')::bigint, (e.change ->> '~s')::bigint
-  loop
+  for item in select * from inbox.items(changes) loop
     continue when stmt.keyed and not key_of ? item.i;
-    its_key := key_of ->> item.i;
-    taken := false;
-    begin
-      if item.again then
-        delete from inbox.parked p
-        where p.origin = item.o and p.seq_id = item.s and (item.n is null or (p.reason = 'REFUSED' and p.attempts + 1 = item.n and item.n <= (course ->> 'max_retries')::integer))
-        returning * into was;
-        taken := found;
-        -- One that nobody parked or applied is the first to come: its publishing was retried, not its apply.
-        continue when not taken and exists (select from inbox.applied a where a.origin = item.o and a.seq_id = item.s);
-        delete from inbox.applied a where a.origin = item.o and a.seq_id = item.s returning a.partition, a."offset" into place;
-      end if;
-      if item.q is not null then
-        raise exception using errcode = item.q ->> 'sqlstate', message = item.q ->> 'message';
-      elsif stmt.keyed then
-        perform inbox.apply_one(stmt, item.change, its_partition);
-      else
-        perform inbox.apply_counts(stmt, json_build_array(jsonb_set(item.change::jsonb, '{~i}', '1')), its_partition);
-      end if;
-      if taken then
-        update inbox.applied a set attempt = coalesce(item.n, was.attempts), partition = place.partition, "offset" = place."offset"
-        where a.origin = item.o and a.seq_id = item.s;
-        if its_key is not null then
-          perform inbox.settle_parked(stmt, its_key, was.epoch, was.time, was.seq_id, false, false);
-        end if;
-      end if;
-    exception when others then
-      get stacked diagnostics state = returned_sqlstate, why = message_text;
-      if not inbox.is_refusal(state) then raise; end if;
-      perform inbox.refuse(stmt, item.change, its_key, state, why, its_partition, course);
-    end;
+    perform inbox.apply_item(stmt, item, key_of ->> item.i, its_partition, course);
   end loop;
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.apply_one(stmt inbox.statement, change json, its_partition integer)
+CREATE OR REPLACE FUNCTION inbox.apply_item(stmt inbox.statement, item inbox.item, its_key text, its_partition integer, course jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  was inbox.parked;
+  state text;
+  why text;
+  lacking text;
+  its_schema text;
+  its_table text;
+begin
+  if item.again then
+    select * into was from inbox.parked p
+    where p.origin = item.o and p.seq_id = item.s
+      and case when item.n is null then p.reason = item.was
+               else p.reason = 'REFUSED' and p.attempts + 1 = item.n and item.n <= (course ->> 'max_retries')::integer end
+    for update;
+    -- One that nobody parked or applied is the first to come: its publishing was retried, not its apply.
+    if not found and exists (select from inbox.applied a where a.origin = item.o and a.seq_id = item.s) then return; end if;
+  end if;
+  begin
+    if was.seq_id is not null then
+      perform inbox.take_out(stmt, item, was, its_key, its_partition);
+    else
+      perform inbox.apply_item_once(stmt, item, its_partition);
+    end if;
+  exception when others or assert_failure then
+    get stacked diagnostics state = returned_sqlstate, why = message_text, lacking = column_name, its_schema = schema_name, its_table = table_name;
+    if not inbox.is_refusal(state) then raise; end if;
+    if state = '23502' and item.op = 'INSERT' and its_schema = stmt.schema_name and its_table = stmt.table_name
+       and not exists (select from outbox.relation r where r.id = stmt.relation and lacking = any(r.columns)) then
+      raise exception using errcode = 'object_not_in_prerequisite_state', message = format('column %s is NOT NULL without a default, and the source never sends it', lacking),
+        column = lacking, table = its_table, schema = its_schema;
+    end if;
+    perform inbox.refuse(stmt, item, its_key, state, why, its_partition, course);
+  end;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.apply_item_once(stmt inbox.statement, item inbox.item, its_partition integer)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if item.q is not null then
+    raise exception using errcode = item.q ->> 'sqlstate', message = item.q ->> 'message';
+  elsif stmt.keyed then
+    perform inbox.apply_one(stmt, item.change, its_partition, true);
+  else
+    perform inbox.apply_counts(stmt, json_build_array(item.change), its_partition);
+  end if;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.apply_one(stmt inbox.statement, change json, its_partition integer, alone boolean)
  RETURNS text
  LANGUAGE plpgsql
 AS $function$
@@ -776,13 +826,14 @@ declare
   newer boolean;
 begin
   execute stmt.one into el using doc;
+  if el.key is null then
+    raise exception using errcode = 'not_null_violation', message = 'a column of its key is null';
+  end if;
   -- What has an outcome keeps it: a change that is parked or skipped comes back only through inbox.take_up.
   if exists (select from inbox.applied a where a.origin = el.o and a.seq_id = el.s) then return 'DONE'; end if;
   select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
   newer := (el.e, el.t, el.s) > (r.epoch, r.time, r.seq);
-  if change ->> '~p' is null and (r.parked or (el.old_key <> el.key and inbox.is_parked(stmt.relation, el.old_key))) then
-    return 'HELD';
-  end if;
+  if r.parked and not alone then return 'HELD'; end if;
   if r.parked and newer and el.u is not null and inbox.waits_behind(stmt.relation, el.key, el.e, el.t, el.s) then
     perform inbox.set_aside(stmt, change, el.key, 'BEHIND', null, 'a change of its row is parked, and this one does not carry all columns', its_partition, null);
     return 'DONE';
@@ -803,9 +854,9 @@ begin
     ) then
       update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = el.key;
     elsif el.u is null then
-      execute stmt.consumer_query using doc, array[el.i];
+      perform inbox.effect(stmt.consumer_query, doc, array[el.i]);
     else
-      execute stmt.partial using doc, array[el.i];
+      perform inbox.effect(stmt.partial, doc, array[el.i]);
     end if;
   elsif (el.e, el.t, el.s) < (r.epoch, r.time, r.seq)
         and inbox.fill(stmt, el.key, change, el.e, el.t, el.s, el.u) = 0 and outcome = 'APPLIED' then
@@ -813,14 +864,14 @@ begin
   end if;
 
   if outcome = 'PARKED' then
-    perform inbox.set_aside(stmt, change, el.old_key, 'KEY_SHIFT', null, 'the new key is written; at the old key stands a row that is not the before-image', its_partition, null);
+    perform inbox.set_aside(stmt, change, el.old_key, 'KEY_SHIFT', null, inbox.key_shift(), its_partition, null);
   else
     insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset")
     values (el.o, el.s, outcome, stmt.id, its_partition, el.f)
     on conflict do nothing;
   end if;
   if r.parked then
-    perform inbox.settle_parked(stmt, el.key, el.e, el.t, el.s, newer and el.u is null, newer);
+    perform inbox.settle_parked(stmt, el.key, el.e, el.t, el.s, newer and el.u is null, outcome <> 'SUPERSEDED');
   end if;
   perform inbox.settle_shifts(stmt, el.key);
   return 'DONE';
@@ -846,10 +897,10 @@ begin
   execute stmt.guard into winners, partials, singles, lost, touched
     using changes, stmt.relation, old_keys, stmt.id, its_partition;
   if winners is not null then
-    execute stmt.consumer_query using changes, winners;
+    perform inbox.effect(stmt.consumer_query, changes, winners);
   end if;
   if partials is not null then
-    execute stmt.partial using changes, partials;
+    perform inbox.effect(stmt.partial, changes, partials);
   end if;
   if lost is not null then
     select still.lost, still.held into lost, held from inbox.hold_back(stmt, changes, lost) as still;
@@ -859,7 +910,7 @@ begin
       select e.change, e.i from unnest(singles) with ordinality as s(i, place)
       join json_array_elements(changes) with ordinality as e(change, i) on e.i = s.i order by s.place
     loop
-      if inbox.apply_one(stmt, single.change, its_partition) = 'HELD' then
+      if inbox.apply_one(stmt, single.change, its_partition, false) = 'HELD' then
         held := held || single.i::integer;
       end if;
     end loop;
@@ -905,6 +956,75 @@ CREATE OR REPLACE FUNCTION inbox.behind_of(behind jsonb, its_epoch integer, its_
 RETURN (SELECT jsonb_object_agg(name.name, COALESCE((behind_of.behind -> name.name), jsonb_build_array(behind_of.its_epoch, behind_of.its_time, behind_of.its_seq))) AS jsonb_object_agg FROM jsonb_object_keys(behind_of.uncarried) name(name))
 ;
 
+CREATE OR REPLACE FUNCTION inbox.close_queue(its_relation integer, by text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET lock_timeout TO '2s'
+AS $function$
+begin
+  perform pg_advisory_xact_lock(7161, its_relation);
+  update outbox.relation r set queue_closed_until = clock_timestamp() + interval '10 s'
+  where r.id = its_relation and r.state = 'STOPPED' and r.stopped_by = by;
+  return found;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.effect(query text, changes json, winners integer[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  execute query using changes, winners;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.effect_counts(query text, changes json, samples integer[], copies bigint[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  execute query using changes, samples, copies;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.effect_fill(query text, changes json, names text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  execute query using changes, names;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.effect_left(query text, changes json, OUT found_rows integer, OUT gone integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  execute query into found_rows, gone using changes;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.effect_uncounted(query text, images uuid[], nets bigint[], its_relation integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  execute query using images, nets, its_relation;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION inbox.fill(stmt inbox.statement, its_key text, change json, its_epoch integer, its_time bigint, its_seq bigint, uncarried jsonb)
  RETURNS integer
  LANGUAGE plpgsql
@@ -919,7 +1039,7 @@ begin
     and (its_epoch, its_time, its_seq) > ((b.at ->> 0)::integer, (b.at ->> 1)::bigint, (b.at ->> 2)::bigint)
     and not coalesce(uncarried ? b.name, false);
   if names is null then return 0; end if;
-  execute stmt.fill using json_build_array(change), names;
+  perform inbox.effect_fill(stmt.fill, json_build_array(change), names);
   update inbox.row_version r
   set behind = r.behind || (select jsonb_object_agg(name, jsonb_build_array(its_epoch, its_time, its_seq)) from unnest(names) as name)
   where r.relation = stmt.relation and r.key = its_key;
@@ -1009,18 +1129,50 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.is_parked(its_relation integer, its_key text)
+CREATE OR REPLACE FUNCTION inbox.is_plain_queue(changes json)
  RETURNS boolean
- LANGUAGE sql
- STABLE
-RETURN (EXISTS (SELECT FROM inbox.row_version r WHERE ((r.relation = is_parked.its_relation) AND (r.key = is_parked.its_key) AND r.parked)))
+ LANGUAGE plpgsql
+AS $function$
+declare
+  there bigint;
+begin
+  select count(*) into there from (
+    select from inbox.items(changes) i join inbox.parked p on p.origin = i.o and p.seq_id = i.s and p.reason = i.was
+    where p.key is null and p.attempts = 0 for update of p
+  ) as locked;
+  return there = json_array_length(changes);
+end
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION inbox.is_refusal(sqlstate text)
  RETURNS boolean
  LANGUAGE sql
  IMMUTABLE
-RETURN (("left"(sqlstate, 2) = ANY (ARRAY['22'::text, '23'::text, '44'::text, '54'::text, 'P0'::text])) OR (sqlstate = '42804'::text))
+RETURN ((sqlstate = '42804'::text) OR ("left"(sqlstate, 2) <> ALL (ARRAY['08'::text, '25'::text, '26'::text, '28'::text, '3D'::text, '40'::text, '53'::text, '57'::text, '58'::text, 'F0'::text, 'XX'::text, '0A'::text, '3F'::text, '42'::text, '55'::text])))
+;
+
+CREATE OR REPLACE FUNCTION inbox.items(changes json)
+ RETURNS SETOF inbox.item
+ LANGUAGE sql
+ STABLE
+BEGIN ATOMIC
+ SELECT e.change,
+     (e.i)::text AS i,
+     m."~o",
+     m."~s",
+     m."~e",
+     m."~t",
+     COALESCE(m."~x", false) AS "coalesce",
+     COALESCE(m."~w", false) AS "coalesce",
+     m."~n",
+     m."~y",
+     m."~q",
+     m."~op"
+    FROM (json_array_elements(items.changes) WITH ORDINALITY e(change, i)
+      CROSS JOIN LATERAL json_to_record(e.change) m("~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~x" boolean, "~w" boolean, "~n" integer, "~y" text, "~q" json, "~op" text))
+   ORDER BY m."~e", m."~t", m."~s", e.i;
+END
 ;
 
 CREATE OR REPLACE FUNCTION inbox.keep_receipts(wanted boolean)
@@ -1051,54 +1203,84 @@ CREATE OR REPLACE FUNCTION inbox.keeps_receipts()
 RETURN (SELECT (t.tgenabled <> 'D'::"char") FROM pg_trigger t WHERE ((t.tgrelid = ('inbox.applied'::regclass)::oid) AND (t.tgname = 'receipt_insert'::name)))
 ;
 
+CREATE OR REPLACE FUNCTION inbox.key_shift()
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN 'the new key is written; at the old key stands a row that is not the before-image'::text
+;
+
 CREATE OR REPLACE FUNCTION inbox.leave(stmt inbox.statement, its_key text, change json, its_origin smallint, its_epoch integer, its_time bigint, its_seq bigint)
  RETURNS text
  LANGUAGE plpgsql
 AS $function$
 declare
-  found_rows integer;
-  gone integer;
+  r inbox.row_version;
+  befores jsonb;
+  before jsonb;
+  past record;
+  came boolean := false;
+  there record;
+  outcome text := 'absent';
 begin
-  perform 1 from inbox.row_version r
-  where r.relation = stmt.relation and r.key = its_key
-    and (its_epoch, its_time, its_seq) > (r.epoch, r.time, r.seq);
+  select * into r from inbox.row_version v
+  where v.relation = stmt.relation and v.key = its_key and (its_epoch, its_time, its_seq) > (v.epoch, v.time, v.seq);
   if not found then return 'settled'; end if;
-  insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
-  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
-  on conflict do nothing;
-  if inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, true, true) > 0 then
-    -- Changes of this very row were parked, so what stands there is its past: it cannot equal the before-image, and goes.
-    execute stmt.consumer_query using
-      json_build_array((change -> '~b')::jsonb || jsonb_build_object('~i', 1, '~op', 'DELETE')), array[1];
-    gone := 1;
-  else
-    execute stmt.leave into found_rows, gone using json_build_array(change);
+  insert into inbox.shift as x (relation, key, origin, seq_id, epoch, time, change, images)
+  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change, jsonb_build_array(change -> '~b'))
+  on conflict (relation, key, epoch, time, seq_id, origin) do update set taken = x.taken
+  returning x.images into befores;
+  if r.parked then
+    for before in select jsonb_array_elements(befores) loop
+      past := inbox.settle_past(stmt, its_key, before, its_epoch, its_time, its_seq);
+      came := came or past.came;
+      continue when befores @> jsonb_build_array(past.image);
+      befores := befores || jsonb_build_array(past.image);
+      update inbox.shift x set images = befores
+      where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
+    end loop;
+    if came then return 'absent'; end if; -- by a change that was parked, so what stands here is another row
   end if;
-  if gone > 0 then
-    update inbox.row_version r set deleted = true, behind = null
-    where r.relation = stmt.relation and r.key = its_key;
-    update inbox.shift x set taken = true
-    where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
-    return 'left';
-  end if;
-  return case when found_rows > 0 then 'shifted' else 'absent' end;
+  for before in select jsonb_array_elements(befores) loop
+    begin
+      there := inbox.effect_left(stmt.leave, json_build_array(json_build_object('~b', before)));
+    exception when data_exception then
+      outcome := 'shifted';
+      continue;
+    end;
+    if there.gone > 0 then
+      update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = its_key;
+      update inbox.shift x set taken = true
+      where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
+      return 'left';
+    end if;
+    if there.found_rows > 0 then outcome := 'shifted'; end if;
+  end loop;
+  return outcome;
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.leave_old_key(stmt inbox.statement, change json)
+CREATE OR REPLACE FUNCTION inbox.leave_old_key(stmt inbox.statement, p inbox.parked)
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
 declare
   el record;
 begin
-  execute stmt.one into el using json_build_array(change);
+  begin
+    execute stmt.one into el using json_build_array(p.change);
+  exception when data_exception then
+    return; -- a key that cannot be read is no row's
+  end;
   if el.old_key is null or el.old_key = el.key then return; end if;
   insert into inbox.row_version (relation, key, origin, epoch, time, seq, deleted) values (stmt.relation, el.old_key, 0, 0, 0, 0, true)
   on conflict do nothing;
   perform 1 from inbox.row_version r where r.relation = stmt.relation and r.key = el.old_key for update;
-  perform inbox.leave(stmt, el.old_key, change, el.o, el.e, el.t, el.s);
+  if inbox.leave(stmt, el.old_key, p.change, p.origin, p.epoch, p.time, p.seq_id) <> 'shifted' then return; end if;
+  insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, message, attempts, topic, record_key, payload, traceparent)
+  select p.origin, p.seq_id, p.relation, el.old_key, p.epoch, p.time, 'KEY_SHIFT', inbox.key_shift(), p.attempts, p.topic, p.record_key, p.payload, p.traceparent;
+  update inbox.applied a set status = 'PARKED', failure = 'KEY_SHIFT: ' || inbox.key_shift() where a.origin = p.origin and a.seq_id = p.seq_id;
 end
 $function$
 ;
@@ -1186,6 +1368,13 @@ begin
   select s.* into stmt from inbox.statement s where s.id = statement_id;
   if not inbox.is_current(stmt) then return 'STALE'; end if;
   perform inbox.park_all(stmt, changes, its_partition);
+  with noted as (
+    update inbox.parked p set reason = c."~reason", message = c."~message", sqlstate = null
+    from json_to_recordset(changes) as c("~o" smallint, "~s" bigint, "~n" integer, "~reason" text, "~message" text)
+    where p.origin = c."~o" and p.seq_id = c."~s" and p.reason = 'REFUSED' and p.attempts + 1 = c."~n"
+    returning p.origin, p.seq_id, p.reason, p.message
+  )
+  update inbox.applied a set status = 'PARKED', failure = n.reason || ': ' || n.message from noted n where a.origin = n.origin and a.seq_id = n.seq_id;
   return 'OK';
 end
 $function$
@@ -1259,40 +1448,24 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.refuse(stmt inbox.statement, change json, its_key text, state text, why text, its_partition integer, course jsonb)
+CREATE OR REPLACE FUNCTION inbox.refuse(stmt inbox.statement, item inbox.item, its_key text, state text, why text, its_partition integer, course jsonb)
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
 declare
-  its_origin constant smallint := (change ->> '~o')::smallint;
-  its_seq_id constant bigint := (change ->> '~s')::bigint;
-  reason constant text := case when state in ('23503', '23505', '23P01') then 'WAITING' else 'REFUSED' end;
-  old boolean;
-begin
-  old := its_key is not null and exists (
+  p inbox.parked;
+  old constant boolean := its_key is not null and exists (
     select from inbox.row_version r where r.relation = stmt.relation and r.key = its_key and r.behind is null
-      and (r.epoch, r.time, r.seq) > ((change ->> '~e')::integer, (change ->> '~t')::bigint, its_seq_id)
+      and (r.epoch, r.time, r.seq) > (item.e, item.t, item.s)
   );
-  if old and change ->> '~x' = 'true' then
-    begin
-      perform inbox.leave_old_key(stmt, change);
-    exception when others then
-      if not inbox.is_refusal(sqlstate) then raise; end if;
-      old := false; -- which row it left cannot be told, so it waits for somebody to look
-    end;
-  end if;
-  if not old then
-    perform inbox.set_aside(stmt, change, its_key, reason, state, why, its_partition, course);
-    return;
-  end if;
-  if change ->> '~w' is not null then
-    delete from inbox.parked p where p.origin = its_origin and p.seq_id = its_seq_id;
-  end if;
-  insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset", failure)
-  values (its_origin, its_seq_id, 'SUPERSEDED', stmt.id, its_partition, (change ->> '~f')::bigint, reason || ' ' || state || ': ' || why || '; older than what the row has')
-  on conflict (origin, seq_id) do update set status = excluded.status, failure = excluded.failure, applied_at = clock_timestamp()
-  where change ->> '~w' is not null;
-  perform inbox.settle_parked(stmt, its_key, 0, 0, 0, false, false);
+begin
+  perform inbox.set_aside(stmt, item.change, its_key,
+    case when old then 'SUPERSEDED' when state in ('23503', '23505', '23P01') then 'WAITING' else 'REFUSED' end, state, why, its_partition, course);
+  if not old then return; end if;
+  select * into p from inbox.parked x where x.origin = item.o and x.seq_id = item.s and x.reason = 'SUPERSEDED';
+  if not found then return; end if;
+  perform inbox.supersede(stmt, p);
+  perform inbox.settle_parked(stmt, its_key, item.e, item.t, item.s, false, true);
 end
 $function$
 ;
@@ -1307,7 +1480,7 @@ begin
   perform 1 from outbox.relation r where r.id = its_relation and r.state = 'STOPPED' and r.stopped_by = by for update;
   if not found then return null; end if;
   if exists (select from inbox.parked p where p.relation = its_relation and p.reason = 'RELATION_STOPPED') then return false; end if;
-  update outbox.relation r set state = 'ACTIVE', stop_reason = null, stopped_by = null, stopped_at = null where r.id = its_relation;
+  update outbox.relation r set state = 'ACTIVE', stop_reason = null, stopped_by = null, stopped_at = null, queue_closed_until = null where r.id = its_relation;
   return true;
 end
 $function$
@@ -1318,25 +1491,20 @@ CREATE OR REPLACE FUNCTION inbox.set_aside(stmt inbox.statement, change json, it
  LANGUAGE plpgsql
 AS $function$
 declare
-  its_origin constant smallint := (change ->> '~o')::smallint;
-  its_seq_id constant bigint := (change ->> '~s')::bigint;
+  c record;
   was inbox.parked;
-  was_status text;
   the_reason text := its_reason;
   outcome text := 'PARKED';
   n integer;
   waited integer;
   again timestamptz;
 begin
-  select a.status into was_status from inbox.applied a where a.origin = its_origin and a.seq_id = its_seq_id;
-  if found and change ->> '~w' is null then return; end if;
-  select * into was from inbox.parked p where p.origin = its_origin and p.seq_id = its_seq_id;
-  -- Tried again by somebody else meanwhile, or this is not its next attempt.
-  if was_status is not null and (not found or (change ->> '~n' is not null and (was.reason <> 'REFUSED' or was.attempts + 1 <> (change ->> '~n')::integer))) then
-    return;
-  end if;
+  select * into c from json_to_record(change) as x("~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~f" bigint, "~x" boolean,
+    "~p" text, "~k" text, "~r" text, "~w" boolean, "~n" integer);
+  if c."~w" is null and exists (select from inbox.applied a where a.origin = c."~o" and a.seq_id = c."~s") then return; end if;
+  select * into was from inbox.parked p where p.origin = c."~o" and p.seq_id = c."~s";
   -- A record may be a later attempt of its publishing: here it is the first all the same.
-  n := case when found then coalesce((change ->> '~n')::integer, was.attempts) else 0 end;
+  n := case when found then coalesce(c."~n", was.attempts) else 0 end;
   waited := coalesce(was.waits, 0);
   if its_reason = 'REFUSED' and (select r.on_refusal from outbox.relation r where r.id = stmt.relation) = 'skip' then
     the_reason := 'SKIPPED';
@@ -1352,23 +1520,27 @@ begin
   end if;
 
   insert into inbox.applied as a (origin, seq_id, status, attempt, statement, partition, "offset", failure)
-  values (its_origin, its_seq_id, outcome, n, stmt.id, its_partition, (change ->> '~f')::bigint,
-          the_reason || coalesce(' ' || its_sqlstate, '') || ': ' || why)
+  values (c."~o", c."~s", outcome, n, stmt.id, its_partition, c."~f", the_reason || coalesce(' ' || its_sqlstate, '') || ': ' || why)
   on conflict (origin, seq_id) do update
   set status = excluded.status, attempt = excluded.attempt, statement = excluded.statement, failure = excluded.failure, applied_at = clock_timestamp();
   insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, sqlstate, message, attempts, waits, retry_at,
-    topic, record_key, payload, traceparent, moved)
-  values (its_origin, its_seq_id, stmt.relation, its_key, (change ->> '~e')::integer, (change ->> '~t')::bigint, the_reason, its_sqlstate, why,
-          n, waited, again, stmt.topicname, change ->> '~k', change ->> '~p', change ->> '~r',
-          case when change ->> '~x' = 'true' and its_reason <> 'KEY_SHIFT' then (change::jsonb - '~p')::json end)
+    topic, record_key, payload, traceparent, change)
+  values (c."~o", c."~s", stmt.relation, its_key, c."~e", c."~t", the_reason, its_sqlstate, why,
+          n, waited, again, stmt.topicname, c."~k", c."~p", c."~r",
+          case when its_key is not null and its_reason <> 'KEY_SHIFT' and (c."~x" or octet_length(c."~p") <= 1000000)
+            then (change::jsonb - '{~p,~k,~r,~w,~n,~y,~q}'::text[])::json end)
   on conflict (origin, seq_id) do update
-  set key = excluded.key, moved = excluded.moved, reason = excluded.reason, sqlstate = excluded.sqlstate, message = excluded.message, attempts = excluded.attempts,
-      waits = excluded.waits, retry_at = excluded.retry_at;
+  set key = excluded.key, change = excluded.change, reason = excluded.reason, sqlstate = excluded.sqlstate, message = excluded.message,
+      attempts = excluded.attempts, waits = excluded.waits, retry_at = excluded.retry_at;
   if its_key is not null and the_reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED') then
     update inbox.row_version r set parked = true where r.relation = stmt.relation and r.key = its_key and not r.parked;
   end if;
-  if outcome = 'FAILED' and was_status is distinct from 'FAILED' then
-    perform inbox.tell_failure(its_origin, its_seq_id, course);
+  if the_reason = 'SKIPPED' and its_key is not null then
+    perform inbox.settle_parked(stmt, its_key, c."~e", c."~t", c."~s", false, true);
+  end if;
+  if outcome = 'FAILED' and was.told_at is null then
+    update inbox.parked p set told_at = clock_timestamp() where p.origin = c."~o" and p.seq_id = c."~s";
+    perform inbox.tell_failure(c."~o", c."~s", course);
   end if;
 end
 $function$
@@ -1386,27 +1558,20 @@ END
 ;
 
 CREATE OR REPLACE FUNCTION inbox.settle_parked(stmt inbox.statement, its_key text, its_epoch integer, its_time bigint, its_seq bigint, whole boolean, again boolean)
- RETURNS integer
+ RETURNS void
  LANGUAGE plpgsql
 AS $function$
 declare
-  settled integer := 0;
-  gone inbox.parked;
+  older inbox.parked;
 begin
   if whole then
-    for gone in
-      delete from inbox.parked p
-      where p.relation = stmt.relation and p.key = its_key and (p.epoch, p.time, p.seq_id) < (its_epoch, its_time, its_seq)
-        and p.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED')
-      returning *
+    for older in
+      select * from inbox.parked x
+      where x.relation = stmt.relation and x.key = its_key and (x.epoch, x.time, x.seq_id) < (its_epoch, its_time, its_seq)
+        and x.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED')
+      order by x.epoch, x.time, x.seq_id for update
     loop
-      settled := settled + 1;
-      continue when gone.reason = 'SKIPPED';
-      update inbox.applied a set status = 'SUPERSEDED', failure = a.failure || '; settled by a newer image of its row', applied_at = clock_timestamp()
-      where a.origin = gone.origin and a.seq_id = gone.seq_id;
-      if gone.moved is not null then
-        perform inbox.leave_old_key(stmt, gone.moved);
-      end if;
+      perform inbox.supersede(stmt, older);
     end loop;
   end if;
   -- All that is behind it at once, and not again after each of them: for ten thousand that would be 50 million updates.
@@ -1425,7 +1590,40 @@ begin
   update inbox.row_version r
   set parked = exists (select from inbox.parked p where p.relation = stmt.relation and p.key = its_key and p.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED'))
   where r.relation = stmt.relation and r.key = its_key;
-  return settled;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.settle_past(stmt inbox.statement, its_key text, before jsonb, its_epoch integer, its_time bigint, its_seq bigint, OUT image jsonb, OUT came boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  p inbox.parked;
+  change jsonb;
+  settled boolean := false;
+begin
+  image := before;
+  came := false;
+  for p in
+    select * from inbox.parked x
+    where x.relation = stmt.relation and x.key = its_key and (x.epoch, x.time, x.seq_id) < (its_epoch, its_time, its_seq)
+      and x.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED')
+    order by x.epoch desc, x.time desc, x.seq_id desc for update
+  loop
+    change := p.change::jsonb;
+    exit when came or change is null or change ->> '~op' = 'DELETE'
+      or not image @> (select coalesce(jsonb_object_agg(c.name, c.value), '{}') from jsonb_each(change) as c(name, value) where not starts_with(c.name, '~'));
+    came := change ->> '~op' = 'INSERT' or change -> '~x' is not null;
+    if not came then
+      image := image || (change -> '~b');
+    end if;
+    perform inbox.supersede(stmt, p);
+    settled := true;
+  end loop;
+  if settled then
+    perform inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, false, true);
+  end if;
 end
 $function$
 ;
@@ -1517,6 +1715,9 @@ begin
   elsif exists (select from outbox.relation r where r.id = its_relation and r.state = 'ACTIVE') then
     return 'STALE';
   end if;
+  if exists (select from outbox.relation r where r.id = its_relation and r.queue_closed_until > clock_timestamp()) then
+    return 'STALE';
+  end if;
   statement_id := inbox.no_statement(its_relation, its_topic, its_destination);
   select s.* into stmt from inbox.statement s where s.id = statement_id; -- a statement of its own, or its snapshot is too old
   update inbox.parked p set retry_at = clock_timestamp() + interval '5 s'
@@ -1544,6 +1745,47 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION inbox.supersede(stmt inbox.statement, p inbox.parked)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  delete from inbox.parked x where x.origin = p.origin and x.seq_id = p.seq_id;
+  if p.reason = 'SKIPPED' then return; end if;
+  update inbox.applied a set status = 'SUPERSEDED', failure = a.failure || '; settled by a newer image of its row', applied_at = clock_timestamp()
+  where a.origin = p.origin and a.seq_id = p.seq_id;
+  if p.change ->> '~x' = 'true' then
+    perform inbox.leave_old_key(stmt, p);
+  end if;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.take_out(stmt inbox.statement, item inbox.item, was inbox.parked, its_key text, its_partition integer)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  place record;
+  outcome text;
+begin
+  -- Under this name it holds up nothing, and is nobody's past, while it is tried.
+  update inbox.parked p set reason = 'TAKEN' where p.origin = item.o and p.seq_id = item.s;
+  delete from inbox.applied a where a.origin = item.o and a.seq_id = item.s returning a.partition, a."offset" into place;
+  perform inbox.apply_item_once(stmt, item, its_partition);
+  update inbox.applied a set partition = coalesce(place.partition, a.partition), "offset" = coalesce(place."offset", a."offset"),
+    attempt = case when a.status in ('APPLIED', 'SUPERSEDED') then coalesce(item.n, was.attempts) else a.attempt end
+  where a.origin = item.o and a.seq_id = item.s returning a.status into outcome;
+  if outcome in ('APPLIED', 'SUPERSEDED') then
+    delete from inbox.parked p where p.origin = item.o and p.seq_id = item.s;
+  end if;
+  perform inbox.settle_parked(stmt, k.key, was.epoch, was.time, was.seq_id, false,
+    not exists (select from inbox.parked p where p.origin = item.o and p.seq_id = item.s and p.reason = 'BEHIND'))
+  from (select distinct key from unnest(array[its_key, was.key]) as key where key is not null order by key) k;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION inbox.take_up(statement_id integer, changes json, its_partition integer, its_state text, singly boolean, course jsonb)
  RETURNS text
  LANGUAGE plpgsql
@@ -1556,39 +1798,28 @@ CREATE OR REPLACE FUNCTION inbox.take_up(statement_id integer, changes json, its
 AS $function$
 declare
   stmt inbox.statement;
-  there json;
   left_over integer[];
   single json;
 begin
   select s.* into stmt from inbox.statement s where s.id = statement_id;
   if not inbox.is_current(stmt, its_state) then return 'STALE'; end if;
-  if singly then
+  if singly or not inbox.is_plain_queue(changes) then
     perform inbox.apply_each(stmt, changes, its_partition, course);
     return 'OK';
   end if;
 
-  with wanted as (
-    select e.change, e.i, (e.change ->> '~o')::smallint as o, (e.change ->> '~s')::bigint as s
-    from json_array_elements(changes) with ordinality as e(change, i)
-  ), gone as (
-    delete from inbox.parked p using wanted w where p.origin = w.o and p.seq_id = w.s
-    returning p.origin, p.seq_id, p.attempts
-  ), forgotten as (
-    delete from inbox.applied a using gone where a.origin = gone.origin and a.seq_id = gone.seq_id
-  )
-  select json_agg(jsonb_set(w.change::jsonb, '{~i}', to_jsonb(w.place)) order by w.place) into there
-  from (select w.change, row_number() over (order by w.i) as place from wanted w join gone g on g.origin = w.o and g.seq_id = w.s) w;
-  if there is null then return 'OK'; end if;
+  delete from inbox.applied a using inbox.items(changes) i where a.origin = i.o and a.seq_id = i.s;
   if stmt.keyed then
-    select r.held into left_over from inbox.apply_rows(stmt, there, its_partition) as r;
-    for single in select e.change from json_array_elements(there) with ordinality as e(change, i) where e.i = any(left_over) order by e.i loop
-      perform inbox.apply_one(stmt, single, its_partition);
-    end loop;
+    select r.held into left_over from inbox.apply_rows(stmt, changes, its_partition) as r;
+    if left_over is not null then
+      select json_agg(i.change order by i.e, i.t, i.s) into single from inbox.items(changes) i where i.i::integer = any(left_over);
+      perform inbox.apply_each(stmt, single, its_partition, course);
+    end if;
   else
-    perform inbox.apply_counts(stmt, there, its_partition);
+    perform inbox.apply_counts(stmt, changes, its_partition);
   end if;
-  update inbox.applied a set attempt = c."~a"
-  from json_to_recordset(there) as c("~o" smallint, "~s" bigint, "~a" smallint) where c."~a" > 0 and a.origin = c."~o" and a.seq_id = c."~s";
+  delete from inbox.parked p using inbox.items(changes) i join inbox.applied a on a.origin = i.o and a.seq_id = i.s
+  where p.origin = i.o and p.seq_id = i.s and a.status in ('APPLIED', 'SUPERSEDED');
   return 'OK';
 end
 $function$
@@ -1667,7 +1898,7 @@ begin
   ) then
     raise exception 'the target table %.% has no unique index on (%)', r.target_schema, r.target_table, array_to_string(declare_key.key_columns, ', ')
       using errcode = 'P0001', hint = format('create unique index on %s (%s)', target, array_to_string(declare_key.key_columns, ', '));
-  elsif r.key_columns is distinct from declare_key.key_columns and exists (select from inbox.statement s where s.relation = r.id) then
+  elsif r.key_columns is distinct from declare_key.key_columns and exists (select from inbox.statement s where s.relation = r.id and s.revision > 0) then
     raise exception 'changes of %.% were already applied with %', r.source_schema, r.source_table,
       coalesce('the key ' || array_to_string(r.key_columns, ', '), 'no key')
       using errcode = 'P0001', hint = 'the table is not of this service''s making: load it anew under another name, then declare the key';

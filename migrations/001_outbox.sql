@@ -92,6 +92,7 @@ create table outbox.relation (
   stop_reason text,
   stopped_by text check (stopped_by in ('failure', 'operator')),
   stopped_at timestamptz,
+  queue_closed_until timestamptz,
   on_refusal text not null default 'park' check (on_refusal in ('park', 'skip')),
   revision integer not null default 1,
   met_at timestamptz not null default clock_timestamp(),

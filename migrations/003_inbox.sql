@@ -64,8 +64,10 @@ create index applied_not_plainly on inbox.applied (status, seq_id) where status 
 
 -- Changes set aside: the record as it was consumed, and why. Their statuses are in applied.
 -- key null: they hold up no row (the relation is stopped, the key is missing or cannot be read).
--- moved: the element of a key change, whose old key must be left even if a newer image settles the change.
+-- change: its element, without the record: what a key change needs to be told from another row's past, and a key change
+-- itself to leave its old key even if a newer image settles it. Not kept above 1 MB, but for key changes.
 -- retry_at: when it is tried again, through Kafka where the reason is REFUSED; null: not by itself.
+-- told_at: when its failure was written for the error topic, which is done once.
 create table inbox.parked (
   origin smallint not null,
   seq_id bigint not null,
@@ -83,7 +85,8 @@ create table inbox.parked (
   record_key text,
   payload text not null,
   traceparent text,
-  moved json,
+  change json,
+  told_at timestamptz,
   parked_at timestamptz not null default clock_timestamp(),
   primary key (origin, seq_id)
 );
@@ -91,7 +94,7 @@ create index parked_row on inbox.parked (relation, key, epoch, time, seq_id);
 create index parked_due on inbox.parked (retry_at) where retry_at is not null;
 
 -- Key changes by the key they left, until a newer version of that key settles them: the row that stands there goes
--- whenever it equals the before-image. taken: it went; what the same row underwent before it left comes too late.
+-- whenever it equals the before-image, or one from before changes of it that were parked and are settled (`images`). taken: it went; what the same row underwent before it left comes too late.
 create table inbox.shift (
   relation integer not null,
   key text not null,
@@ -100,6 +103,7 @@ create table inbox.shift (
   epoch integer not null,
   time bigint not null,
   change json not null,
+  images jsonb not null,
   taken boolean not null default false,
   primary key (relation, key, epoch, time, seq_id, origin)
 );
@@ -147,41 +151,74 @@ begin atomic
   where a.origin = its_origin and a.seq_id = its_seq_id and a.status = 'PARKED' and a.failure like 'KEY_SHIFT%';
 end;
 
+-- Runs a statement on the target: a lock that is not had within 3 s is the table's fault (55P03 stops its relation). The
+-- session of a consumer has no such limit, for its waits on rows of this schema are nobody's fault.
+create function inbox.effect(query text, changes json, winners integer[]) returns void
+language plpgsql volatile set lock_timeout = '3s' as $$
+begin
+  execute query using changes, winners;
+end
+$$;
+
+create function inbox.effect_left(query text, changes json, out found_rows integer, out gone integer)
+language plpgsql volatile set lock_timeout = '3s' as $$
+begin
+  execute query into found_rows, gone using changes;
+end
+$$;
+
 -- Deletes the row that a key change left behind, if it equals the before-image: then this is the row that moved.
 -- Otherwise another row stands there (id = id + 1), or changes of the row are still on their way.
 -- The version stays that of the image which left: a change at this key with a version between the two is of another row
 -- that moved in, and must not be lost. So the key change is remembered in shift until a newer version settles it.
 -- Returns 'settled' (a newer version is there), 'left' (deleted now), 'absent' (nothing stood there) or 'shifted'.
+-- A before-image that the target's types refuse is 'shifted' too: which row it left cannot be told.
 -- The caller holds the lock of row_version(its_key).
 create function inbox.leave(stmt inbox.statement, its_key text, change json, its_origin smallint, its_epoch integer, its_time bigint, its_seq bigint)
 returns text language plpgsql volatile as $$
 declare
-  found_rows integer;
-  gone integer;
+  r inbox.row_version;
+  befores jsonb;
+  before jsonb;
+  past record;
+  came boolean := false;
+  there record;
+  outcome text := 'absent';
 begin
-  perform 1 from inbox.row_version r
-  where r.relation = stmt.relation and r.key = its_key
-    and (its_epoch, its_time, its_seq) > (r.epoch, r.time, r.seq);
+  select * into r from inbox.row_version v
+  where v.relation = stmt.relation and v.key = its_key and (its_epoch, its_time, its_seq) > (v.epoch, v.time, v.seq);
   if not found then return 'settled'; end if;
-  insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
-  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
-  on conflict do nothing;
-  if inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, true, true) > 0 then
-    -- Changes of this very row were parked, so what stands there is its past: it cannot equal the before-image, and goes.
-    execute stmt.consumer_query using
-      json_build_array((change -> '~b')::jsonb || jsonb_build_object('~i', 1, '~op', 'DELETE')), array[1];
-    gone := 1;
-  else
-    execute stmt.leave into found_rows, gone using json_build_array(change);
+  insert into inbox.shift as x (relation, key, origin, seq_id, epoch, time, change, images)
+  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change, jsonb_build_array(change -> '~b'))
+  on conflict (relation, key, epoch, time, seq_id, origin) do update set taken = x.taken
+  returning x.images into befores;
+  if r.parked then
+    for before in select jsonb_array_elements(befores) loop
+      past := inbox.settle_past(stmt, its_key, before, its_epoch, its_time, its_seq);
+      came := came or past.came;
+      continue when befores @> jsonb_build_array(past.image);
+      befores := befores || jsonb_build_array(past.image);
+      update inbox.shift x set images = befores
+      where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
+    end loop;
+    if came then return 'absent'; end if; -- by a change that was parked, so what stands here is another row
   end if;
-  if gone > 0 then
-    update inbox.row_version r set deleted = true, behind = null
-    where r.relation = stmt.relation and r.key = its_key;
-    update inbox.shift x set taken = true
-    where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
-    return 'left';
-  end if;
-  return case when found_rows > 0 then 'shifted' else 'absent' end;
+  for before in select jsonb_array_elements(befores) loop
+    begin
+      there := inbox.effect_left(stmt.leave, json_build_array(json_build_object('~b', before)));
+    exception when data_exception then
+      outcome := 'shifted';
+      continue;
+    end;
+    if there.gone > 0 then
+      update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = its_key;
+      update inbox.shift x set taken = true
+      where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
+      return 'left';
+    end if;
+    if there.found_rows > 0 then outcome := 'shifted'; end if;
+  end loop;
+  return outcome;
 end
 $$;
 
@@ -206,6 +243,13 @@ begin
 end
 $$;
 
+create function inbox.effect_fill(query text, changes json, names text[]) returns void
+language plpgsql volatile set lock_timeout = '3s' as $$
+begin
+  execute query using changes, names;
+end
+$$;
+
 -- Columns that newer images did not carry take the value of this older change, unless it is older than theirs too.
 -- Returns how many were filled. The caller holds the lock of row_version(its_key).
 create function inbox.fill(stmt inbox.statement, its_key text, change json, its_epoch integer, its_time bigint, its_seq bigint, uncarried jsonb)
@@ -220,7 +264,7 @@ begin
     and (its_epoch, its_time, its_seq) > ((b.at ->> 0)::integer, (b.at ->> 1)::bigint, (b.at ->> 2)::bigint)
     and not coalesce(uncarried ? b.name, false);
   if names is null then return 0; end if;
-  execute stmt.fill using json_build_array(change), names;
+  perform inbox.effect_fill(stmt.fill, json_build_array(change), names);
   update inbox.row_version r
   set behind = r.behind || (select jsonb_object_agg(name, jsonb_build_array(its_epoch, its_time, its_seq)) from unnest(names) as name)
   where r.relation = stmt.relation and r.key = its_key;
@@ -230,8 +274,8 @@ $$;
 
 -- One change on its own: key changes, partial images of a row with several changes in the batch, late carriers, changes
 -- of rows that are parked. Every row_version it touches was created and locked, in key order, by the caller.
--- HELD: a row is parked, and the change came without its record ("~p"), which may be needed: inbox.apply_each takes it.
-create function inbox.apply_one(stmt inbox.statement, change json, its_partition integer) returns text
+-- HELD: its row is parked, so its record ("~p") may be needed, and it goes on `alone`, in inbox.apply_each.
+create function inbox.apply_one(stmt inbox.statement, change json, its_partition integer, alone boolean) returns text
 language plpgsql volatile as $$
 declare
   doc constant json := json_build_array(change);
@@ -241,13 +285,14 @@ declare
   newer boolean;
 begin
   execute stmt.one into el using doc;
+  if el.key is null then
+    raise exception using errcode = 'not_null_violation', message = 'a column of its key is null';
+  end if;
   -- What has an outcome keeps it: a change that is parked or skipped comes back only through inbox.take_up.
   if exists (select from inbox.applied a where a.origin = el.o and a.seq_id = el.s) then return 'DONE'; end if;
   select * into r from inbox.row_version v where v.relation = stmt.relation and v.key = el.key for update;
   newer := (el.e, el.t, el.s) > (r.epoch, r.time, r.seq);
-  if change ->> '~p' is null and (r.parked or (el.old_key <> el.key and inbox.is_parked(stmt.relation, el.old_key))) then
-    return 'HELD';
-  end if;
+  if r.parked and not alone then return 'HELD'; end if;
   if r.parked and newer and el.u is not null and inbox.waits_behind(stmt.relation, el.key, el.e, el.t, el.s) then
     perform inbox.set_aside(stmt, change, el.key, 'BEHIND', null, 'a change of its row is parked, and this one does not carry all columns', its_partition, null);
     return 'DONE';
@@ -268,9 +313,9 @@ begin
     ) then
       update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = el.key;
     elsif el.u is null then
-      execute stmt.consumer_query using doc, array[el.i];
+      perform inbox.effect(stmt.consumer_query, doc, array[el.i]);
     else
-      execute stmt.partial using doc, array[el.i];
+      perform inbox.effect(stmt.partial, doc, array[el.i]);
     end if;
   elsif (el.e, el.t, el.s) < (r.epoch, r.time, r.seq)
         and inbox.fill(stmt, el.key, change, el.e, el.t, el.s, el.u) = 0 and outcome = 'APPLIED' then
@@ -278,17 +323,31 @@ begin
   end if;
 
   if outcome = 'PARKED' then
-    perform inbox.set_aside(stmt, change, el.old_key, 'KEY_SHIFT', null, 'the new key is written; at the old key stands a row that is not the before-image', its_partition, null);
+    perform inbox.set_aside(stmt, change, el.old_key, 'KEY_SHIFT', null, inbox.key_shift(), its_partition, null);
   else
     insert into inbox.applied as a (origin, seq_id, status, statement, partition, "offset")
     values (el.o, el.s, outcome, stmt.id, its_partition, el.f)
     on conflict do nothing;
   end if;
   if r.parked then
-    perform inbox.settle_parked(stmt, el.key, el.e, el.t, el.s, newer and el.u is null, newer);
+    perform inbox.settle_parked(stmt, el.key, el.e, el.t, el.s, newer and el.u is null, outcome <> 'SUPERSEDED');
   end if;
   perform inbox.settle_shifts(stmt, el.key);
   return 'DONE';
+end
+$$;
+
+create function inbox.effect_counts(query text, changes json, samples integer[], copies bigint[]) returns void
+language plpgsql volatile set lock_timeout = '3s' as $$
+begin
+  execute query using changes, samples, copies;
+end
+$$;
+
+create function inbox.effect_uncounted(query text, images uuid[], nets bigint[], its_relation integer) returns void
+language plpgsql volatile set lock_timeout = '3s' as $$
+begin
+  execute query using images, nets, its_relation;
 end
 $$;
 
@@ -324,23 +383,23 @@ begin
   select stmt.relation, x.image, 0 from unnest(images) as x(image) order by x.image
   on conflict (relation, image) do update set n = o.n;
 
-  execute stmt.consumer_query using changes,
+  perform inbox.effect_counts(stmt.consumer_query, changes,
     (select array_agg(x.sample order by x.sample) from unnest(images, nets, samples) as x(image, net, sample)
        join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n),
     (select array_agg(x.net + o.n order by x.sample) from unnest(images, nets, samples) as x(image, net, sample)
-       join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n);
+       join inbox.owed o on o.relation = stmt.relation and o.image = x.image where x.net > -o.n));
   update inbox.owed o set n = least(o.n + x.net, 0)
   from unnest(images, nets) as x(image, net)
   where o.relation = stmt.relation and o.image = x.image and x.net > 0;
 
   if exists (select from unnest(nets) as net where net < 0) then
-    execute 'with left_row as (' || stmt.leave || '), gone as (select image, count(*) as n from left_row group by image)
+    perform inbox.effect_uncounted('with left_row as (' || stmt.leave || '), gone as (select image, count(*) as n from left_row group by image)
              update inbox.owed o set n = o.n + need.net + coalesce(gone.n, 0)
              from unnest($1, $2) as need(image, net) left join gone on gone.image = need.image
-             where o.relation = $3 and o.image = need.image'
-    using (select array_agg(x.image order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
+             where o.relation = $3 and o.image = need.image',
+          (select array_agg(x.image order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
           (select array_agg(x.net order by x.image) from unnest(images, nets) as x(image, net) where x.net < 0),
-          stmt.relation;
+          stmt.relation);
   end if;
   delete from inbox.owed o where o.relation = stmt.relation and o.image = any(images) and o.n = 0;
 end
@@ -379,10 +438,10 @@ begin
   execute stmt.guard into winners, partials, singles, lost, touched
     using changes, stmt.relation, old_keys, stmt.id, its_partition;
   if winners is not null then
-    execute stmt.consumer_query using changes, winners;
+    perform inbox.effect(stmt.consumer_query, changes, winners);
   end if;
   if partials is not null then
-    execute stmt.partial using changes, partials;
+    perform inbox.effect(stmt.partial, changes, partials);
   end if;
   if lost is not null then
     select still.lost, still.held into lost, held from inbox.hold_back(stmt, changes, lost) as still;
@@ -392,7 +451,7 @@ begin
       select e.change, e.i from unnest(singles) with ordinality as s(i, place)
       join json_array_elements(changes) with ordinality as e(change, i) on e.i = s.i order by s.place
     loop
-      if inbox.apply_one(stmt, single.change, its_partition) = 'HELD' then
+      if inbox.apply_one(stmt, single.change, its_partition, false) = 'HELD' then
         held := held || single.i::integer;
       end if;
     end loop;
@@ -527,7 +586,16 @@ begin
     select s.* into stmt from inbox.statement s where s.id = statement_id;
     outcome := 'STALE';
     if not inbox.is_current(stmt) then return; end if;
-    if stmt.keyed then
+    if stmt.keyed and exists (
+      select from inbox.parked p where p.relation = stmt.relation and p.key is null and p.reason = 'SKIPPED'
+    ) then
+      -- No flag of a row keeps out what was given up unread, should it be delivered again and be readable now.
+      select array_agg(e.i order by e.i) into held from json_array_elements(changes) with ordinality as e(change, i)
+      where exists (select from inbox.applied a where a.origin = (e.change ->> '~o')::smallint and a.seq_id = (e.change ->> '~s')::bigint);
+    end if;
+    if held is not null then
+      held := array(select generate_series(1, json_array_length(changes)));
+    elsif stmt.keyed then
       select r.lost, r.held into superseded, held from inbox.apply_rows(stmt, changes, its_partition) as r;
     else
       perform inbox.apply_counts(stmt, changes, its_partition);

@@ -48,7 +48,7 @@ begin
   ) then
     raise exception 'the target table %.% has no unique index on (%)', r.target_schema, r.target_table, array_to_string(declare_key.key_columns, ', ')
       using errcode = 'P0001', hint = format('create unique index on %s (%s)', target, array_to_string(declare_key.key_columns, ', '));
-  elsif r.key_columns is distinct from declare_key.key_columns and exists (select from inbox.statement s where s.relation = r.id) then
+  elsif r.key_columns is distinct from declare_key.key_columns and exists (select from inbox.statement s where s.relation = r.id and s.revision > 0) then
     raise exception 'changes of %.% were already applied with %', r.source_schema, r.source_table,
       coalesce('the key ' || array_to_string(r.key_columns, ', '), 'no key')
       using errcode = 'P0001', hint = 'the table is not of this service''s making: load it anew under another name, then declare the key';

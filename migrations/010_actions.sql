@@ -50,8 +50,7 @@ end
 $$;
 
 -- Stops a relation, also one that a failure stopped: then it does not go on by itself. The lock waits for batches under
--- way, so nothing of it is applied after this returns; 2 s, since consumers wait behind the one who waits, and after 3 s
--- they would take the relation for locked.
+-- way, so nothing of it is applied after this returns; 2 s, since consumers wait behind the one who waits.
 create function inbox.stop_by_operator(its_relation integer, why text) returns void
 language plpgsql volatile set lock_timeout = '2s' as $$
 begin

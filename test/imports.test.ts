@@ -16,7 +16,7 @@ const rules: { folder: string; allowed: RegExp; never?: RegExp }[] = [
 
 function importsOf(file: string): string[] {
   const text = readFileSync(file, 'utf8')
-  return [...text.matchAll(/^(?:import|export)\b[^'"]*?from '([^']+)'|^import '([^']+)'/gm)].map((match) => {
+  return [...text.matchAll(/^(?:import [^'"()]*?|export (?:\*|\{[^}]*\}) )from '([^']+)'|^import '([^']+)'/gm)].map((match) => {
     const name = String(match[1] ?? match[2])
     return name.startsWith('.') ? normalize(join(dirname(file), name)) : name
   })

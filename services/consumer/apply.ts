@@ -1,13 +1,13 @@
 import type { Log } from '../runtime/log.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { buildElement, setAside, withBefore, withRecord } from './element.ts'
+import { buildElement, setAside, withBefore } from './element.ts'
 import type { Arrival, Element } from './element.ts'
 import { courseText, kindOf } from './failure.ts'
 import type { Course } from './failure.ts'
 import { probe, retryElement, singly } from './refused.ts'
 import { changing } from './relations.ts'
 import type { Prepared, Relations } from './relations.ts'
-import { stopRelation } from './stop.ts'
+import { recordOnly, stopRelation } from './stop.ts'
 
 /** Where a batch came from and the right by which it is applied. */
 export type Holding = {
@@ -62,7 +62,8 @@ async function applyRelation(parts: ApplyParts, holding: Holding, arrivals: read
       if (outcome !== 'STALE') return outcome
     } catch (error) {
       parts.relations.forget(schema, table)
-      if (kindOf(error) !== 'relation') throw error
+      // A refusal that is not undone for one change alone, as of a constraint trigger, is its table's.
+      if (kindOf(error) === 'environment') throw error
       const outcome = await stopRelation(parts, holding, arrivals, end, error)
       if (outcome !== 'STALE') return outcome
     }
@@ -79,10 +80,10 @@ async function applyPrepared(
   const alone: Element[] = []
   for (const arrival of arrivals) {
     const aside = setAside(arrival, prepared.shape, parts.clockTolerance)
-    if (arrival.identity.attempt > 0) alone.push(retryElement(arrival, prepared.shape))
+    if (aside === undefined && arrival.identity.attempt > 0) alone.push(retryElement(arrival, prepared.shape))
     else if (aside === undefined) plain.push(arrival)
     else {
-      asides.push({ ...withRecord(buildElement(arrival, prepared.shape), arrival), '~reason': aside.reason, '~message': aside.message })
+      asides.push(recordOnly(arrival, aside.reason, aside.message))
       parts.log.warn({ seq_id: arrival.identity.seqId, reason: aside.reason }, aside.message)
     }
   }

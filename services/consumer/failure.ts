@@ -19,8 +19,9 @@ export function courseText(course: Course): string {
 }
 
 /**
- * Whose failure it is. change: the values of a row are refused, which counts as an attempt. relation: its table is
- * missing, altered, locked, or closed to us; it stops, and others go on. environment: all wait, and nothing is counted.
+ * Whose failure it is. change: the values of a row are refused, which counts as an attempt; also with a SQLSTATE that
+ * nobody knows, for a trigger may raise any. relation: its table is missing, altered, locked, or closed to us; it stops,
+ * and others go on. environment: all wait, and nothing is counted. inbox.is_refusal says the same.
  *
  * What has no SQLSTATE and is none of our errors is a fault of this program, and treated as the environment's: it must
  * not use up anything.
@@ -28,9 +29,9 @@ export function courseText(course: Course): string {
 export function kindOf(error: unknown): 'change' | 'relation' | 'environment' {
   if (error instanceof DeltapostError) return ['TARGET_MISSING', 'TARGET_COLUMN_MISSING', 'RELATION_STOPPED'].includes(error.code) ? 'relation' : 'environment'
   const state = sqlstateOf(error)
-  if (state === '55P03') return 'relation' // a lock that was not had within the lock_timeout of this slot
+  if (state === '55P03') return 'relation' // only inbox.effect has a limit for locks: the target's
   if (state === undefined || isEnvironment(error)) return 'environment'
-  return /^(22|23|44|54|P0)/.test(state) || state === '42804' ? 'change' : 'relation'
+  return /^(0A|3F|42|55)/.test(state) && state !== '42804' ? 'relation' : 'change'
 }
 
 /** What is wrong, without values of a row: the server's message and detail quote them. */

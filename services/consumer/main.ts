@@ -20,8 +20,8 @@ export type ConsumerParts = {
 /** Partitions applied at the same time: more than the cores of Postgres gain nothing. */
 const atOnce = 4
 
-/** Milliseconds after which a table or row that somebody has locked counts as one that cannot be written: its relation stops, and others go on. */
-const lockTimeout = 3_000
+/** None: only what waits for the target has a limit (inbox.effect), and its relation stops. A wait for our own rows ends with the deadline. */
+const lockTimeout = 0
 
 /** The consumer: reads the topic as a member of its group and applies each change once, until `signal` aborts. */
 export async function runConsumer({ config, log, signal, onReady }: ConsumerParts): Promise<void> {

@@ -18,7 +18,6 @@ export type Parked = {
   epoch: number
   time: string
   reason: ParkedReason
-  attempts: number
   topic: string
   recordKey: string | null
   payload: string
@@ -34,7 +33,7 @@ export type TakeUpOptions = { state: 'ACTIVE' | 'STOPPED'; together: boolean; fo
 
 /** The columns of a parked change; the caller adds from, where and order. */
 export function parkedColumns(sql: Sql): ReturnType<Sql> {
-  return sql`p.origin, p.seq_id as "seqId", p.epoch, p.time, p.reason, p.attempts, p.topic, p.record_key as "recordKey", p.payload, p.traceparent,
+  return sql`p.origin, p.seq_id as "seqId", p.epoch, p.time, p.reason, p.topic, p.record_key as "recordKey", p.payload, p.traceparent,
     a.partition, a."offset"`
 }
 
@@ -83,9 +82,11 @@ async function takeUpPrepared(
       await parts.slot.run((sql) => noteReason(sql, change, aside.reason, aside.message))
       continue
     }
-    wanted.push({ element: { ...singly(arrival, prepared.shape), '~w': true, '~a': change.attempts }, partition: change.partition })
+    wanted.push({ element: { ...singly(arrival, prepared.shape), '~w': true, '~y': change.reason }, partition: change.partition })
   }
-  for (const [partition, group] of Map.groupBy(wanted, (one) => one.partition)) {
+  // One by one each keeps the partition of its entry, and rows the order of their versions.
+  const groups = options.together ? Map.groupBy(wanted, (one) => one.partition) : new Map([[0, wanted]])
+  for (const [partition, group] of groups) {
     for (const elements of slicesOf(group.map(({ element }) => element))) {
       if (!await call(parts, prepared, elements, partition, options)) return false
     }
@@ -110,10 +111,10 @@ async function call(parts: TakeUpParts, prepared: Prepared, elements: readonly E
 }
 
 /** A queued change that must not be applied as it is stays parked, under its own reason. */
-async function noteReason(sql: Sql, { origin, seqId }: Parked, reason: ParkedReason, message: string): Promise<void> {
+async function noteReason(sql: Sql, { origin, seqId, reason: was }: Parked, reason: ParkedReason, message: string): Promise<void> {
   await sql`
     with noted as (
-      update inbox.parked p set reason = ${reason}, message = ${message}, retry_at = null where p.origin = ${origin} and p.seq_id = ${seqId}
+      update inbox.parked p set reason = ${reason}, message = ${message}, retry_at = null where p.origin = ${origin} and p.seq_id = ${seqId} and p.reason = ${was}
       returning p.origin, p.seq_id
     )
     update inbox.applied a set failure = ${`${reason}: ${message}`} from noted n where a.origin = n.origin and a.seq_id = n.seq_id`

@@ -1,17 +1,25 @@
 import { sqlstateOf } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { buildElement, withRecord } from './element.ts'
+import { buildElement, withBefore, withRecord } from './element.ts'
 import type { Arrival, Element, ElementShape } from './element.ts'
 import { kindOf } from './failure.ts'
 import type { Prepared } from './relations.ts'
 
-/** The element of a change that is taken alone: with its record, in case that it is parked. */
+/** The element of a change that is taken alone: with its record, in case that it is parked, and its before-image. */
 export function singly(arrival: Arrival, shape: ElementShape): Element {
   const element = withRecord(buildElement(arrival, shape), arrival)
+  if (arrival.change.operation === 'UPDATE' && shape.key.length > 0) Object.assign(element, withBefore(element, arrival, shape))
   if (isStorable(element)) return element
-  // Only who it is and which row it is of: Postgres cannot even read the rest.
-  const bare = Object.fromEntries(Object.entries(element).filter(([name]) => name.startsWith('~') || shape.key.includes(name)))
-  return { ...bare, '~b': undefined, '~x': undefined, '~q': { sqlstate: '22P05', message: 'a value has a character that Postgres cannot store (NUL, or half of a surrogate pair)' } }
+  return {
+    ...storable(element),
+    '~q': { sqlstate: '22P05', message: 'a value has a character that Postgres cannot store (NUL, or half of a surrogate pair)' },
+  }
+}
+
+/** What Postgres can read of an element; of a key that it cannot read nothing is left, so it holds up no row. */
+function storable(element: Element): Element {
+  return Object.fromEntries(Object.entries(element).filter(([name, value]) => name === '~p' || name === '~b' || isStorable({ [name]: value }))
+    .map(([name, value]) => [name, name === '~b' ? storable(value as Element) : value]))
 }
 
 /** The element of a retry: it counts only where the change is parked and this is its next attempt. */

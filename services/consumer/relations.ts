@@ -162,9 +162,9 @@ async function learn(sql: Sql, relation: Relation, target: TargetTable, names: R
       update outbox.relation r
       set columns = (select coalesce(array_agg(distinct name order by name), '{}') from unnest(r.columns || ${seen}::text[]) as name),
           key_columns = case when r.key_columns is null
-            and not exists (select from inbox.statement s where s.relation = r.id) then ${key}::text[] else r.key_columns end
+            and not exists (select from inbox.statement s where s.relation = r.id and s.revision > 0) then ${key}::text[] else r.key_columns end
       where r.id = ${relation.id} and (not (r.columns @> ${seen}::text[]) or (r.key_columns is null and ${key}::text[] is not null
-            and not exists (select from inbox.statement s where s.relation = r.id)))
+            and not exists (select from inbox.statement s where s.relation = r.id and s.revision > 0)))
       returning 1
     ) select count(*)::int as changed from changed`
   return row?.changed === 0 ? relation : meetRelation(sql, relation.source, relation.sourceSchema, relation.sourceTable)

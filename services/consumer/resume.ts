@@ -25,8 +25,13 @@ export async function resumeRelation(
   parts: TakeUpParts & { log: Log }, relation: Stopped, signal: AbortSignal, progress: (done: number) => void = () => undefined,
 ): Promise<boolean> {
   let done = 0
+  const backlog = await parts.slot.run((sql) => lengthOf(sql, relation))
   while (!signal.aborted) {
-    const queue = await parts.slot.run((sql) => queueOf(sql, relation))
+    let queue = await parts.slot.run((sql) => queueOf(sql, relation))
+    if (queue.length < STEP || done >= backlog) { // what comes meanwhile may come as fast as it is taken up
+      await parts.slot.run((sql) => sql`select inbox.close_queue(${relation.id}, ${relation.stoppedBy})`)
+      queue = await parts.slot.run((sql) => queueOf(sql, relation))
+    }
     if (queue.length === 0) {
       const [row] = await parts.slot.run((sql) => sql<{ resumed: boolean | null }[]>`select inbox.resume(${relation.id}, ${relation.stoppedBy}) as resumed`)
       if (row?.resumed === false) continue // more came meanwhile
@@ -56,6 +61,12 @@ async function queueOf(sql: Sql, { id, stoppedBy }: Stopped): Promise<Parked[]> 
     where p.relation = ${id} and p.key is null and p.reason = 'RELATION_STOPPED'
       and exists (select from outbox.relation r where r.id = ${id} and r.state = 'STOPPED' and r.stopped_by = ${stoppedBy})
     order by p.epoch, p.time, p.seq_id limit ${STEP}`
+}
+
+async function lengthOf(sql: Sql, { id }: Stopped): Promise<number> {
+  const [row] = await sql<{ length: number }[]>`
+    select count(*)::integer as length from inbox.parked p where p.relation = ${id} and p.key is null and p.reason = 'RELATION_STOPPED'`
+  return row?.length ?? 0
 }
 
 async function noteWhy(sql: Sql, id: number, why: string): Promise<void> {

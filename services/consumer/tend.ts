@@ -17,8 +17,8 @@ export async function tendParked(parts: TakeUpParts & { log: Log; signal: AbortS
   while (!parts.signal.aborted) {
     let tried = 0
     try {
-      tried = await unparkDue(parts)
       await tryStopped(parts, tries)
+      tried = await unparkDue(parts)
       if (failures > 0) parts.log.info('parked changes are looked after again')
       failures = 0
     } catch (error) {

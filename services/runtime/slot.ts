@@ -125,21 +125,22 @@ export function sqlstateOf(error: unknown): string | undefined {
   return undefined
 }
 
-/** True where waiting can help: connection, resources, locks, deadlocks, cancelled by timeout, shutting down. */
+/** True where waiting can help: connection, sign-in, resources, locks, deadlocks, cancelled by timeout, shutting down. */
 export function isEnvironment(error: unknown): boolean {
   if (error instanceof SlotLost) return true
   const state = sqlstateOf(error)
-  return state !== undefined && /^(08|53|57|58|40|55P03|25006|XX)/.test(state)
+  return state !== undefined && /^(08|25|26|28|3D|40|53|55P03|57|58|F0|XX)/.test(state)
 }
 
 /**
- * True where the connection cannot be trusted any more: the driver's own codes, the network's, and every SQLSTATE that is
- * not plainly about the statement. 57014 is our own statement_timeout; errors without a code are the caller's.
+ * True where the connection cannot be trusted any more: the driver's own codes, the network's, and the SQLSTATEs of a
+ * server that goes down or has lost its files. Any other ends its statement only, also one that nobody knows: a trigger
+ * may raise what it likes. Errors without a code are the caller's.
  */
 function isLoss(error: unknown): boolean {
   if (error instanceof SlotLost) return true
   const state = sqlstateOf(error)
-  if (state !== undefined) return !/^(0A|21|22|23|25006|40|42|53|54|55|P0|57014)/.test(state)
+  if (state !== undefined) return /^(08|25P|26|28|3D|57P|58|F0|XX)/.test(state)
   return error instanceof Error && 'code' in error && typeof error.code === 'string' && /^(E[A-Z]+|CONNECT|SASL|MAX_|MESSAGE_|NOT_TAGGED|UNSAFE)/.test(error.code)
 }
 

@@ -70,7 +70,7 @@ export async function consumerRig(url: string, options: RigOptions = {}): Promis
   const topic = `topic-${randomUUID()}`
 
   async function open(partition: number): Promise<{ slot: Slot; holding: Holding; relations: ReturnType<typeof openRelations> }> {
-    const own = openSlot({ url, name: `rig ${partition}`, lockTimeout: 3_000 })
+    const own = openSlot({ url, name: `rig ${partition}`, lockTimeout: 0, deadline: 60_000 })
     const { term } = await own.run((sql) => raiseTerm(sql, 'rig', topic, partition, 'rig'))
     const relations = openRelations({ source: options.source ?? 'INFORMIX', destination: 'POSTGRESQL', autoCreate: options.autoCreate ?? true, log })
     return { slot: own, holding: { group: 'rig', topic, partition, term }, relations }
