@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { Command } from 'commander'
 
 import { processEnvironment } from '../services/runtime/config.ts'
+import { addBench } from './commands/bench.ts'
 import { addDemo } from './commands/demo.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addEvent } from './commands/event.ts'
@@ -21,7 +22,7 @@ import { addStatus } from './commands/status.ts'
 import { addUp } from './commands/up.ts'
 
 const AFTER = `
-In a clone: npm run cli -- COMMAND, and npm run up, demo or migrate.
+In a clone: npm run cli -- COMMAND, and npm run up, demo, bench or migrate.
 Without DATABASE_URL, commands that look at a running system use the up that runs in this folder.
 
 Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed (doctor) or something is left to do (retry, resume), 4 cannot connect.
@@ -44,7 +45,7 @@ function commandLine(): Command {
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`${text.replace(/^error: /, 'Error: ').trimEnd()}\n`) })
     .addHelpText('after', AFTER)
-  for (const add of [addUp, addDemo, addServe, addMigrate, addStatus, addEvent, addSchema, addRejected, addParked, addResume, addStop, addNotice, addPrune, addLanes, addOrigin, addDoctor]) add(program)
+  for (const add of [addUp, addDemo, addBench, addServe, addMigrate, addStatus, addEvent, addSchema, addRejected, addParked, addResume, addStop, addNotice, addPrune, addLanes, addOrigin, addDoctor]) add(program)
   return program
 }
 

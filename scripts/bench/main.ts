@@ -1,0 +1,86 @@
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import postgres from 'postgres'
+
+import { DeltapostError } from '../../outbox/errors.ts'
+import { processEnvironment } from '../../services/runtime/config.ts'
+import type { BenchOptions } from '../commands/bench.ts'
+import { interruption } from '../interruption.ts'
+import { startStack, type Stack } from '../stack/stack.ts'
+import { apply } from './apply.ts'
+import { BARE_RATIOS } from './bare.ts'
+import { readEarlier, showComparison } from './compare.ts'
+import { conditionsOf } from './conditions.ts'
+import { endToEnd } from './end-to-end.ts'
+import { idle } from './idle.ts'
+import { naive, NAIVE_RATIOS } from './naive.ts'
+import { pipeline } from './pipeline.ts'
+import type { Bench } from './place.ts'
+import { post, POST_RATIOS } from './post.ts'
+import { refusals, REFUSALS_RATIOS } from './refusals.ts'
+import { relay } from './relay.ts'
+import { type Report, showReport } from './report.ts'
+import { type Measured, nameOf, ratiosOf } from './result.ts'
+
+type Run = (bench: Bench, keep: (run: Measured) => void) => Promise<void>
+
+const RUNS: Readonly<Record<string, Run>> = { refusals, pipeline, naive, post, 'end-to-end': endToEnd, relay, apply, idle }
+const RATIOS = [...REFUSALS_RATIOS, ...NAIVE_RATIOS, ...POST_RATIOS, ...BARE_RATIOS]
+/** A bench loads for minutes: no checkpoint falls into one run and not into another. Only on servers of our own. */
+const CALM = ["alter system set max_wal_size = '8GB'", "alter system set checkpoint_timeout = '30min'", 'select pg_reload_conf()']
+
+/** Measures the scenarios on servers of its own, or those of the environment; gives the exit code. */
+export async function bench(scenarios: readonly string[], options: BenchOptions): Promise<number> {
+  const earlier = options.compare === undefined ? undefined : readEarlier(options.compare)
+  // Now and not after an hour of measuring.
+  for (const file of [options.log, options.json]) if (file !== undefined) mkdirSync(dirname(file), { recursive: true })
+  const signal = interruption()
+  const directory = mkdtempSync(join(tmpdir(), 'deltapost-bench-'))
+  // PostgreSQL runs under another account where we are root.
+  chmodSync(directory, 0o755)
+  const stack = await startStack({ directory, fresh: true, environment: processEnvironment(), log: tell })
+  try {
+    const report = await measureAll(scenarios, options, stack, directory, signal)
+    showReport(report)
+    if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
+    const dropped = earlier === undefined ? false : showComparison(report, earlier)
+    return dropped || report.runs.some(({ faults }) => faults.length > 0) ? 3 : 0
+  } catch (error) {
+    if (!signal.aborted) throw error
+    throw new DeltapostError('INTERRUPTED', 'interrupted; nothing is left running', 'npm run bench', { cause: error })
+  } finally {
+    await stack.stop()
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+async function measureAll(scenarios: readonly string[], options: BenchOptions, stack: Stack, directory: string, signal: AbortSignal): Promise<Report> {
+  const sql = postgres(stack.databaseUrl, { max: 1, onnotice: () => {} })
+  const runs: Measured[] = []
+  try {
+    if (stack.way === 'embedded') for (const statement of CALM) await sql.unsafe(statement)
+    const conditions = await conditionsOf(sql, stack.way, directory)
+    const parts: Bench = {
+      stack, signal, tell, options: { ...options, repeats: options.repeat },
+      environment: processEnvironment(),
+      logFile: options.log,
+      kafkaData: stack.way === 'embedded' ? join(directory, 'embedded', 'kafka', 'data') : undefined,
+    }
+    writeFileSync(parts.logFile, '')
+    for (const name of scenarios) {
+      await RUNS[name]?.(parts, (run) => {
+        runs.push(run)
+        tell(`  ${Math.round(run.perSecond)} changes/s${run.faults.length === 0 ? '' : `, worth nothing: ${run.faults[0]}`} (${nameOf(run)})`)
+      })
+    }
+    return { conditions, runs, ratios: ratiosOf(runs, RATIOS) }
+  } finally {
+    await sql.end({ timeout: 5 })
+  }
+}
+
+/** Progress goes to stderr: stdout has the report and nothing else. */
+function tell(line: string): void {
+  process.stderr.write(`${line}\n`)
+}

@@ -1,0 +1,132 @@
+import { setTimeout as pause } from 'node:timers/promises'
+
+import { openLog } from '../../services/runtime/log.ts'
+import { openWake } from '../../services/runtime/wake.ts'
+import { now } from '../demo/sender.ts'
+import { bareUpserts } from './bare.ts'
+import { bodyOf, makeSteps, modelOf, type Step } from './changes.ts'
+import { dueToApplied, receivedToApplied } from './latency.ts'
+import { measuredBetween, takeReading, topicBytes } from './measure.ts'
+import { faultsOf } from './oracles.ts'
+import { openPlace, type Bench, type Place } from './place.ts'
+import { fillOutbox, openIntake } from './prefill.ts'
+import type { Measured } from './result.ts'
+import { reach } from './wait.ts'
+
+const SIZES = [100, 1_000] as const
+/** The relay's channel, which the listener rings. */
+const WAKE_CHANNEL = 'deltapost_wake'
+/** Changes in front of a run at a rate, which are not counted: both programs are compiled while they run. */
+const WARM_UP_SECONDS = 3
+
+/** Outbox, Kafka and target at once: a full outbox emptied, and a fixed rate with its latency. */
+export async function pipeline(bench: Bench, keep: (run: Measured) => void): Promise<void> {
+  const { events, rate, seconds, repeats } = bench.options
+  for (let repeat = 1; repeat <= repeats; repeat += 1) {
+    keep(await bareUpserts(bench, 'pipeline', repeat))
+    for (const bytes of SIZES) keep(await drain(bench, bytes, repeat, makeSteps(events)))
+  }
+  for (let repeat = 1; repeat <= repeats; repeat += 1) {
+    for (const bytes of SIZES) keep(await atRate(bench, bytes, repeat, rate, seconds))
+  }
+}
+
+/** The clock is the database's, from the first ack to the last outcome. */
+async function drain(bench: Bench, bytes: number, repeat: number, steps: readonly Step[]): Promise<Measured> {
+  const place = await openPlace(bench)
+  try {
+    bench.tell(`pipeline: drain ${bytes} B, run ${repeat}`)
+    await fillOutbox(bench, place, steps, { bytes })
+    // First the consumer, which waits for records; the relay's first record begins the run.
+    await place.start('consumer')
+    const before = await takeReading(place)
+    await place.start('relay')
+    await everythingApplied(bench, place, steps.length)
+    const after = await takeReading(place)
+    const [row] = await place.sql<{ seconds: number }[]>`
+      select extract(epoch from (select max(applied_at) from inbox.applied) - (select min(producer_publish_time) from auditlog.publish_log))::float8 as seconds`
+    const faults = await faultsOf(place.sql, { changes: steps.length, model: modelOf(steps), bytes, published: true })
+    const kafkaBytes = topicBytes(bench.kafkaData, place.topic)
+    return measuredBetween(place, before, after, {
+      scenario: 'pipeline', variant: `drain ${bytes} B`, repeat, changes: steps.length, seconds: row?.seconds ?? NaN, faults,
+      ...(kafkaBytes === undefined ? {} : { kafkaBytes }),
+    })
+  } finally {
+    await place.drop()
+  }
+}
+
+/** Every change has an outcome and has left the outbox. Asked seldom: the count reads all of inbox.applied. */
+export async function everythingApplied(bench: Bench, place: Place, changes: number): Promise<void> {
+  await reach({
+    what: 'records read', goal: changes, everyMs: 50, signal: bench.signal,
+    ask: async () => (await place.sql<{ count: number }[]>`
+      select coalesce(sum(next_offset), 0)::integer as count from inbox.position where topic = ${place.topic}`)[0] ?? { count: 0 },
+  })
+  await reach({
+    what: 'outcomes', goal: changes, everyMs: 200, signal: bench.signal,
+    ask: async () => (await place.sql<{ count: number }[]>`
+      select (select count(*) from inbox.applied)::integer - (select count(*) from outbox.event)::integer as count`)[0] ?? { count: 0 },
+  })
+}
+
+/**
+ * An open loop: each change is put into the outbox when it is due, whether earlier ones are through or not, and its TIME
+ * is when it was due, so that whatever delays it counts.
+ */
+async function atRate(bench: Bench, bytes: number, repeat: number, rate: number, seconds: number): Promise<Measured> {
+  const place = await openPlace(bench)
+  const log = openLog('bench', 'warn')
+  const wake = openWake({ url: place.databaseUrl, channel: WAKE_CHANNEL, name: 'bench', log })
+  const intake = openIntake(place, { inOrder: false, ring: wake.ring })
+  try {
+    bench.tell(`pipeline: ${rate}/s ${bytes} B, run ${repeat}`)
+    const warm = rate * WARM_UP_SECONDS
+    const steps = makeSteps(warm + rate * seconds)
+    await place.start('consumer')
+    await place.start('relay')
+    await playAtRate(bench, steps.slice(0, warm), rate, (step, micros) => intake.take(bodyOf(step, micros, bytes)))
+    await everythingApplied(bench, place, warm)
+    const above = await lastSeqId(place)
+    const before = await takeReading(place)
+    const begun = performance.now()
+    await playAtRate(bench, steps.slice(warm), rate, (step, micros) => intake.take(bodyOf(step, micros, bytes)))
+    await everythingApplied(bench, place, steps.length)
+    const taken = (performance.now() - begun) / 1_000
+    const after = await takeReading(place)
+    const [latency, received] = [await dueToApplied(place.sql, above), await receivedToApplied(place.sql, above)]
+    const faults = await faultsOf(place.sql, { changes: steps.length, model: modelOf(steps), bytes, published: true })
+    return measuredBetween(place, before, after, {
+      scenario: 'pipeline', variant: `${rate}/s ${bytes} B`, repeat, changes: steps.length - warm, seconds: taken, faults, latency,
+      more: { 'received-applied p50 ms': received.p50, 'received-applied p99 ms': received.p99 },
+    })
+  } finally {
+    await Promise.all([intake.close(), wake.close()])
+    await place.drop()
+  }
+}
+
+/** Hands out each step at its due time, microseconds since 1970; those that are late go at once, with the time they were due. */
+export async function playAtRate(bench: Bench, steps: readonly Step[], rate: number, take: (step: Step, micros: number) => Promise<void>): Promise<void> {
+  const begin = now()
+  const busy = new Set<Promise<void>>()
+  let failure: Error | undefined
+  for (let at = 0; at < steps.length;) {
+    const due = Math.min(steps.length, Math.ceil((now() - begin) * rate / 1_000))
+    for (; at < due; at += 1) {
+      const taking = take(steps[at]!, Math.floor((begin + at * 1_000 / rate) * 1_000))
+        .catch((error: unknown) => { failure ??= error instanceof Error ? error : new Error(String(error)) })
+        .finally(() => busy.delete(taking))
+      busy.add(taking)
+    }
+    if (failure !== undefined) throw failure
+    await pause(1, undefined, { signal: bench.signal })
+  }
+  await Promise.all(busy)
+  if (failure !== undefined) throw failure
+}
+
+export async function lastSeqId(place: Place): Promise<bigint> {
+  const [row] = await place.sql<{ last: string | null }[]>`select max(seq_id)::text as last from auditlog.producer_log`
+  return BigInt(row?.last ?? 0)
+}

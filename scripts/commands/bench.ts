@@ -1,0 +1,42 @@
+import { join, relative } from 'node:path'
+import { Argument, type Command } from 'commander'
+
+import { STATE_FOLDER } from './environment.ts'
+import { wholeNumber } from './migrate.ts'
+
+export type BenchOptions = { seconds: number; rate: number; events: number; repeat: number; json?: string; compare?: string; log: string }
+
+const SCENARIOS = ['refusals', 'pipeline', 'naive', 'post', 'end-to-end', 'relay', 'apply', 'idle'] as const
+
+export function addBench(program: Command): void {
+  program.command('bench')
+    .description('measures the service on servers of its own, and checks every run')
+    .addArgument(new Argument('<scenario...>', 'what to measure').choices([...SCENARIOS, 'all']))
+    .option('--seconds <n>', 'how long a run at a fixed rate, or a run of posts, lasts', wholeNumber, 20)
+    .option('--rate <n>', 'changes a second of a run at a fixed rate', wholeNumber, 1_000)
+    .option('--events <n>', 'changes of a run that empties what is full', wholeNumber, 200_000)
+    .option('--repeat <n>', 'how often each variant runs', wholeNumber, 3)
+    .option('--json <file>', 'writes every run there')
+    .option('--compare <file>', 'an earlier --json: a ratio that is 20 % lower fails')
+    .option('--log <file>', 'where the roles of the bench log', relative('.', join(STATE_FOLDER, 'bench.log')))
+    .addHelpText('after', `
+refusals    a topic with 1 % refused changes against the same without, applied by one consumer
+pipeline    outbox, Kafka and target: a full outbox emptied, and a fixed rate with its latency
+naive       a peer: the audit pipeline with statements row by row
+post        HTTP to commit     end-to-end  a post to its row at a fixed rate
+relay       a full outbox to the topic alone     apply  a full topic to the target alone
+idle        what the roles cost when nothing comes, and the first change after that
+
+Figures of one bench can be compared with each other; those of two only by their ratios.
+Exits with 3 where a run lost, doubled or spoilt a change, or a ratio dropped.
+
+Examples:
+  npm run bench -- refusals --events 50000
+  npm run bench -- all --json .deltapost/bench.json
+  npm run bench -- pipeline naive --rate 5000 --compare .deltapost/bench.json`)
+    .action(async (names: string[], options: BenchOptions) => {
+      // Loaded here: the servers' packages are not there in an installation without development dependencies.
+      const { bench } = await import('../bench/main.ts')
+      process.exitCode = await bench(names.includes('all') ? SCENARIOS : [...new Set(names)], options)
+    })
+}
