@@ -28,19 +28,21 @@ test('I1 a connection ended as soon as it appears is a lost statement and nothin
   const killer = (async () => {
     while (killing) await sql`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'deltapost early' and datname = current_database()`
   })()
+  t.teardown(async () => {
+    killing = false
+    await killer
+  })
   let lost = 0
   for (let at = 0; at < 60; at += 1) {
     const slot = openSlot({ url: database.url, name: 'early' })
     try {
       await slot.run((tx) => tx`select ${['x']}::text[]`)
     } catch (error) {
-      t.true(error instanceof SlotLost)
+      t.true(error instanceof SlotLost, String(error))
       lost += 1
     }
     await slot.close()
   }
-  killing = false
-  await killer
   t.true(lost > 0)
 })
 
