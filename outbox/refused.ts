@@ -1,6 +1,7 @@
 import { shareHeld } from './ack.ts'
 import type { Claim } from './claim.ts'
 import { writePublishLog } from './publish-log.ts'
+import { isBehindHorizon } from './publish-again.ts'
 import type { Sql } from './sql.ts'
 
 /** An event whose record the broker refused for good, and what it said. */
@@ -81,16 +82,17 @@ export async function refuse(
  * way, or are retries, which `parked retry` puts back.
  *
  * The audit shows them as PENDING until then, so the watermark goes back below them. It is written also where it is below
- * them already: somebody may be moving it over what was FAILED until now. Their lane is the row's own.
+ * them already: somebody may be moving it over what was FAILED until now. Their lane is the row's own. Those from before the
+ * horizon stay as they are; `horizon` as in isBehindHorizon.
  */
-export async function publishAgain(sql: Sql, seqIds: readonly string[]): Promise<string[]> {
+export async function publishAgain(sql: Sql, seqIds: readonly string[], horizon: number | null = null): Promise<string[]> {
   const rows = await sql<{ seq_id: string }[]>`
     with x as materialized (
       select pg_current_xact_id()
     ), failed as (
       update auditlog.publish_log l set latest = false
       from x where l.seq_id = any(${`{${seqIds.join()}}`}::bigint[]) and l.latest and l.producer_publish_status = 'FAILED' and l.kind is null
-        and exists (select from auditlog.producer_log p where p.seq_id = l.seq_id)
+        and exists (select from auditlog.producer_log p where p.seq_id = l.seq_id and not ${isBehindHorizon(sql, horizon)})
       returning l.seq_id
     ), lowered as (
       update auditlog.settled s set up_to = least(s.up_to, f.first - 1)

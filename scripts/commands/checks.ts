@@ -134,7 +134,7 @@ async function checkSchema(sql: Sql): Promise<Check[]> {
       ? { name: 'relations', result: 'ok', told: `${status.relations.length}, none stopped` }
       : {
           name: 'relations', result: 'fail', told: stopped.map(({ source, stop_reason }) => `${source} is stopped: ${stop_reason ?? 'no reason'}`).join('; '),
-          fix: 'mend what the reason names; deltapost schema list shows the state',
+          fix: `mend what the reason names; it goes on by itself, or at once by ${stopped.map(({ source }) => `deltapost resume ${source}`).join('; ')}`,
         },
     stuck.length === 0
       ? { name: 'consumers', result: 'ok', told: `${status.positions.length} partitions read, none waits` }

@@ -1,5 +1,6 @@
 import { type Command } from 'commander'
 
+import { inClone } from './clone.ts'
 import { wholeNumber } from './migrate.ts'
 
 export type DemoOptions = { events: number; rate: number; seed?: number; twoDatabases?: true }
@@ -19,8 +20,7 @@ Examples:
   npm run demo -- --two-databases
   npm run demo -- --events 50000 --rate 1000 --seed 7`)
     .action(async (options: DemoOptions) => {
-      // Loaded here: the servers' packages are not there in an installation without development dependencies.
-      const { demo } = await import('../demo/main.ts')
+      const { demo } = await inClone('demo', () => import('../demo/main.ts'))
       process.exitCode = await demo(options)
     })
 }

@@ -44,7 +44,7 @@ export function addSkip(parked: Command): void {
     .option('--all', 'everything that is parked')
     .option('--as <name>', 'who does it, for the audit'))
     .addHelpText('after', `
-Their records stay: deltapost parked list --status SKIPPED, and deltapost parked retry takes one back.
+Their records stay: deltapost parked list --status SKIPPED, and deltapost parked retry ID takes one back.
 
 Examples:
   deltapost parked skip 4711 --note "the country was never used"

@@ -160,11 +160,11 @@ async function roundOf(sql: Sql, filter: ParkedFilter, after: Placed | undefined
   return within(sql, keyed
     ? sql`from ${parkedTables(sql)}
       where p.key is not null and (p.relation, p.key, p.epoch, p.time, p.seq_id, p.origin)
-              > (${from.relation}, ${from.key}, ${from.epoch}, ${from.time}, ${from.seqId}, ${from.origin}) and ${matching(sql, filter)}
+              > (${from.relation}, ${from.key}, ${from.epoch}, ${from.time}, ${from.seqId}, ${from.origin}) and ${wanted(sql, filter)}
       order by p.relation, p.key, p.epoch, p.time, p.seq_id, p.origin limit ${limit}`
     : sql`from ${parkedTables(sql)}
       where p.key is null and (p.relation, p.epoch, p.time, p.seq_id, p.origin)
-              > (${from.relation}, ${from.epoch}, ${from.time}, ${from.seqId}, ${from.origin}) and ${matching(sql, filter)}
+              > (${from.relation}, ${from.epoch}, ${from.time}, ${from.seqId}, ${from.origin}) and ${wanted(sql, filter)}
       order by p.relation, p.key, p.epoch, p.time, p.seq_id, p.origin limit ${limit}`)
 }
 
@@ -174,6 +174,12 @@ async function dueRound(sql: Sql, relation: number, keys: readonly (string | nul
     where p.relation = ${relation} and p.key = any(${keys}::text[]) and p.reason in ('WAITING', 'BEHIND') and p.retry_at <= clock_timestamp()
       and (p.key, p.epoch, p.time, p.seq_id, p.origin) > (${from.key}, ${from.epoch}, ${from.time}, ${from.seqId}, ${from.origin})
     order by p.relation, p.key, p.epoch, p.time, p.seq_id, p.origin limit ${ROUND.changes}`)
+}
+
+/** What was given up comes back only where it is asked for by number or as SKIPPED: whoever retries all means what is still to be done. */
+function wanted(sql: Sql, filter: ParkedFilter): ReturnType<Sql> {
+  const named = filter.ids !== undefined || filter.status === 'SKIPPED' || filter.reason === 'SKIPPED'
+  return named ? matching(sql, filter) : sql`${matching(sql, filter)} and p.reason <> 'SKIPPED'`
 }
 
 /** Those of a page that a round has bytes for; the first always. */

@@ -213,6 +213,31 @@ test.serial('a skipped change is given up, what waits behind it is tried again, 
   t.is((await rig.cli('parked', 'list', '--status', 'SKIPPED', '--count')).code, 0)
 })
 
+test.serial('what was given up comes back by its number or by --status SKIPPED only: --all and other filters leave it', async (t) => {
+  const rig = await rigOf(t, ACCOUNT)
+  await refusedAndBehind(rig)
+  await rig.cli('parked', 'skip', '1', '--note', 'never used')
+  for (const args of [['--all'], ['--table', 'app.account', '--sqlstate', '22001']]) {
+    t.is((await rig.cli('parked', 'retry', ...args)).code, 0, args.join(' '))
+    t.is((await rig.statuses())['1'], 'SKIPPED', args.join(' '))
+  }
+  t.is((await rig.cli('parked', 'retry', '--status', 'skipped')).code, 3)
+  t.is((await rig.statuses())['1'], 'FAILED')
+  await rig.cli('parked', 'skip', '1', '--note', 'again')
+  await rig.rows('alter table app.account alter column name type varchar(40)')
+  t.is((await rig.cli('parked', 'retry', '1')).code, 0)
+  t.not((await rig.statuses())['1'], 'SKIPPED')
+})
+
+test.serial('a row of which nothing was ever applied has no version, and show says so', async (t) => {
+  const rig = await rigOf(t, ACCOUNT)
+  await refusedAndBehind(rig)
+  const shown = await rig.cli('parked', 'show', '1')
+  t.regex(shown.out, /newest version +never applied\n/)
+  t.notRegex(shown.out, /0:0:0|deleted/)
+  t.is((JSON.parse((await rig.cli('parked', 'show', '1', '--json')).out) as { row_version: unknown }).row_version, null)
+})
+
 test.serial('ten thousand changes that wait behind one are drained in the order of their versions', async (t) => {
   const rig = await rigOf(t, ACCOUNT, 'create table app.history (id bigint generated always as identity, n integer)',
     `create function app.note() returns trigger language plpgsql as $$ begin insert into app.history (n) values (new.n); return null; end $$`,

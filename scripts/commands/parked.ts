@@ -5,7 +5,7 @@ import { actionsOf } from '../../outbox/action.ts'
 import { readRecord } from '../../outbox/edit-record.ts'
 import { DeltapostError } from '../../outbox/errors.ts'
 import {
-  type After, behindOf, type ChangeId, exportPage, FROM_START, newestVersion, type ParkedCount, type ParkedEntry, type ParkedFilter, parkedPage,
+  type After, behindOf, type ChangeId, exportPage, FROM_START, type NewestVersion, newestVersion, type ParkedCount, type ParkedEntry, type ParkedFilter, parkedPage,
   type ParkedWhole, unpublishedPage,
 } from '../../outbox/parked.ts'
 import { readTarget } from '../../services/consumer/target.ts'
@@ -74,18 +74,21 @@ function addRetry(parked: Command): void {
     .argument('[id...]', 'seq_id, or origin:seq_id', changeIds)
     .option('--side <side>', 'publish: only what the broker refused; deploy: only what the target did', sideName)
     .option('--dry-run', 'in a transaction that is rolled back; shows the difference it would make'))
-    .option('--all', 'everything that is parked')
+    .option('--all', 'everything that is parked and not given up')
+    .option('--old', 'of what could not be published also what is older than the horizon')
     .option('--json', 'one JSON object a line')
     .option('--as <name>', 'who does it, for the audit')
     .addHelpText('after', `
 What could not be published goes into the outbox again, for the relay. The rest is applied here and now: it uses up no
 attempt, and a TIME in the future passes. What waited behind a change that was applied follows it.
+What was given up (SKIPPED) comes back by its number or by --status SKIPPED only.
+With --old a change from before HORIZON is published again: if its row was deleted since, it comes back.
 Exits with 3 where something is still set aside.
 
 Examples:
   deltapost parked retry 4711 --dry-run
   deltapost parked retry --table guildhall.user_rating --sqlstate 22001`)
-    .action((ids: ChangeId[] | undefined, options: FilterOptions & { all?: true; dryRun?: true; json?: true; as?: string }) => withSides(async (sides) => {
+    .action((ids: ChangeId[] | undefined, options: FilterOptions & { all?: true; dryRun?: true; old?: true; json?: true; as?: string }) => withSides(async (sides) => {
       const { deploy, publish } = await selectionOf(sides, ids ?? [], options)
       if (options.dryRun === true) return dryRun(sides, deploy ?? { ids: [] }, options)
       const how = { ...options, actor: actorOf(options.as), signal: interruption() }
@@ -158,7 +161,7 @@ async function show(sides: Sides, id: ChangeId, { full, json }: { full?: true; j
   const { target } = sides
   const entry = await parkedWhole(sides, id)
   const { payload, relation, row_key: key, key_columns: keyColumns, target_schema: schema, target_table: table, ...told } = entry
-  const newest = await target.run((sql) => newestVersion(sql, relation, key)) ?? null
+  const newest = appliedVersion(await target.run((sql) => newestVersion(sql, relation, key)))
   const there = await target.run((sql) => readTarget(sql, schema, table))
   const row = there === undefined ? undefined : await targetRow((work) => target.run(work), there, keyColumns ?? [], readRecord(payload, entry.schema_name))
   const behind = await target.run((sql) => behindOf(sql, entry))
@@ -168,6 +171,7 @@ async function show(sides: Sides, id: ChangeId, { full, json }: { full?: true; j
   sayFields({ ...told, bytes: size(told.bytes), row_key: key })
   say(`row ${schema}.${table}${key === null ? '' : ` ${key}`}`)
   if (newest !== null) sayFields({ 'newest version': newest.version, 'of origin': newest.origin, deleted: newest.deleted })
+  else if (key !== null) sayFields({ 'newest version': 'never applied' })
   say(row === undefined ? '  cannot be told: no table, or no key that can be read' : row === null ? '  is not there' : `  ${JSON.stringify(row)}`)
   say(`waiting behind it: ${behind.count}`)
   if (behind.first.length > 0) sayTable(behind.first)
@@ -175,6 +179,11 @@ async function show(sides: Sides, id: ChangeId, { full, json }: { full?: true; j
   sayTable(actions.map(({ id: _id, ...action }) => action), 'nothing')
   say(`payload\n  ${text}`)
   say(`Try: ${waysOut(entry)}`)
+}
+
+/** A row that was only ever parked has a version below any other, which stands for none. */
+function appliedVersion(newest: NewestVersion | undefined): NewestVersion | null {
+  return newest === undefined || newest.version === '0:0:0' ? null : newest
 }
 
 /** Its record is in producer_log, which event show reads with all the rest of its way. */

@@ -1,5 +1,6 @@
 import { type Command } from 'commander'
 
+import { inClone } from './clone.ts'
 import { wholeNumber } from './migrate.ts'
 
 export type UpOptions = { fresh?: true; twoDatabases?: true; postgresPort?: number; kafkaPort?: number }
@@ -22,8 +23,7 @@ Examples:
   npm run up -- --two-databases
   PORT=9000 npm run up`)
     .action(async (options: UpOptions) => {
-      // Loaded here: the servers' packages are not there in an installation without development dependencies.
-      const { up } = await import('../up.ts')
+      const { up } = await inClone('up', () => import('../up.ts'))
       process.exitCode = await up(options)
     })
 }

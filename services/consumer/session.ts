@@ -60,7 +60,7 @@ export function startOf(session: Session, firstOffset: string, identity: Identit
     session.from = offset
   } else if (lastOffset !== null && offset > session.from) {
     log.error({ expected: session.from.toString(), found: firstOffset },
-      'records between the stored offset and the first one there are gone from the topic: its retention is shorter than this outage; publish them again from producer_log')
+      'records between the stored offset and the first one there are gone from the topic: its retention is shorter than this outage; find them in auditlog.pending (published, not deployed) and publish them again: deltapost event publish SEQ_ID')
   }
   return { from: session.from }
 }

@@ -50,7 +50,7 @@ export async function tendOpen(parts: ApplyParts, holding: Holding, session: Pic
 
 function waitingText({ identity, chunk, head, seen }: OpenSet, more: number): string {
   return `only ${seen} of ${chunk.count} chunks of change ${idOf(identity)} have come, from offset ${head} on${more > 0 ? `, and parts of ${more} more` : ''}; `
-    + 'what lies behind is applied; its relay sends all of them again, or publish the change again'
+    + `what lies behind is applied; its relay sends all of them again; where its event is gone: deltapost event publish ${identity.seqId}`
 }
 
 /**
@@ -71,7 +71,7 @@ export async function keepHeadless(slot: Slot, at: { topic: string; partition: n
       await keepRejected(sql, {
         path: `kafka:${at.topic}/${at.partition}/${offset}`, body: value, reason: 'incomplete_chunks',
         headers: { [ID_HEADER]: id, [CHUNK_HEADER]: `${chunk.index}:${chunk.count}:${chunk.total}` },
-        detail: `chunk ${chunk.index + 1} of ${chunk.count} of change ${id} came and the ones before it did not; publish the change again`,
+        detail: `chunk ${chunk.index + 1} of ${chunk.count} of change ${id} came and the ones before it did not; to send it again: deltapost event publish ${identity.seqId}`,
       })
     })
   }

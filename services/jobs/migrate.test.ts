@@ -76,6 +76,33 @@ test('the plain command node-pg-migrate up and ours know what the other did', as
   t.regex(command(ours.url).stdout, /No migrations to run/)
 })
 
+test('a database of an earlier build is told from others, in one error that names the migration and how to start anew', async (t) => {
+  const { url, drop } = await emptyDatabase()
+  t.teardown(drop)
+  const folder = slowSet()
+  await migrate(url, { folder, ...quiet })
+  writeFileSync(join(folder, '001_one.sql'), '-- Up Migration\ncreate table one (n integer);\n')
+  writeFileSync(join(folder, '003_three.sql'), '-- Up Migration\ncreate index three on one (n);\n-- a long text\n')
+  const said: string[] = []
+  const error = await t.throwsAsync(migrate(url, { folder, log: (line) => said.push(line) }), { code: 'EARLIER_BUILD' })
+  t.regex(error.message, /003_three.*42703: column "n" does not exist/)
+  t.regex((error as { remedy?: string }).remedy ?? '', /npm run up -- --fresh/)
+  t.notRegex([...said, error.message].join('\n'), /create index|a long text/)
+  writeFileSync(join(folder, '000_before.sql'), '-- Up Migration\nselect 1;\n')
+  await t.throwsAsync(migrate(url, { folder, ...quiet }), { code: 'EARLIER_BUILD', message: /000_before/ })
+})
+
+test('a migration that fails for another reason is named with its error, and without its text', async (t) => {
+  const { url, drop } = await emptyDatabase()
+  t.teardown(drop)
+  const folder = slowSet()
+  writeFileSync(join(folder, '002_two.sql'), `-- Up Migration\nselect 1;\nselect 'text' / 0;\n`)
+  const said: string[] = []
+  const error = await t.throwsAsync(migrate(url, { folder, log: (line) => said.push(line) }), { code: 'MIGRATION_FAILED', message: /002_two.*[0-9A-Z]{5}: / })
+  t.notRegex([...said, error.message].join('\n'), /select/)
+  t.deepEqual(await tables(url), [], 'nothing of it stays')
+})
+
 test('a database whose application uses node-pg-migrate too keeps its own list untouched', async (t) => {
   const { url, drop } = await emptyDatabase()
   t.teardown(drop)

@@ -2,8 +2,9 @@ import { readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { runner } from 'node-pg-migrate'
 import postgres from 'postgres'
+import { DeltapostError } from '../../outbox/errors.ts'
 import { becomeSecond, comparePair, standingOf } from '../../outbox/receipt.ts'
-import { openSlot } from '../runtime/slot.ts'
+import { isEnvironment, openSlot, sqlstateOf } from '../runtime/slot.ts'
 
 const FOLDER = join(import.meta.dirname, '..', '..', 'migrations')
 
@@ -17,24 +18,30 @@ const TABLE_BESIDE_ANOTHER = 'deltapost_migrations'
  * Brings a database to this version's schema (`up`), or takes the last `count` migrations back (`down`, 1 unless given).
  *
  * All in one transaction. Two at once wait for each other, and the second finds nothing to do. Returns the names of the
- * migrations that ran. `folder` is another set of migrations, for tests.
+ * migrations that ran. `folder` is another set of migrations, for tests. Throws EARLIER_BUILD where the database was made by
+ * migrations of the same names and another text, and MIGRATION_FAILED.
  */
 export async function migrate(
   databaseUrl: string,
   options: { direction?: 'up' | 'down'; count?: number; folder?: string; log: (line: string) => void },
 ): Promise<string[]> {
   const { direction = 'up', count, folder = FOLDER, log } = options
+  const { table, before } = await tableFor(databaseUrl, folder)
+  let current: string | undefined
   const ran = await runner({
     databaseUrl,
     dir: folder,
-    migrationsTable: await tableFor(databaseUrl, folder),
+    migrationsTable: table,
     migrationsSchema: 'public',
     direction,
     ...(count === undefined ? {} : { count }),
     checkOrder: true,
     advisoryLockMode: 'wait',
     verbose: false,
-    logger: { debug: () => {}, info: () => {}, warn: log, error: log },
+    // What fails is thrown too; the line of it has the whole text of the migration.
+    logger: { debug: () => {}, info: (line: string) => { current = /^### MIGRATION (\S+) /.exec(line)?.[1] ?? current }, warn: log, error: () => {} },
+  }).catch((error: unknown) => {
+    throw failureOf(error, current, before)
   })
   const names = ran.map(({ name }) => name)
   for (const name of names) log(`migrated ${direction}: ${name}`)
@@ -64,17 +71,35 @@ export async function pairDatabases(firstUrl: string, targetUrl: string, log: (l
   }
 }
 
-/** Ours unless somebody else's migrations are kept there: some names, and our first not among them. */
-async function tableFor(databaseUrl: string, folder: string): Promise<string> {
+const FRESH = 'npm run up -- --fresh starts anew and deletes what the database holds; or restore a backup of a database of this build'
+
+/** The error in words for an operator. `current` is the migration that ran, `before` how many had run in earlier calls. */
+function failureOf(error: unknown, current: string | undefined, before: number): unknown {
+  if (!(error instanceof Error) || isEnvironment(error)) return error
+  const order = /^Not run migration (\S+) is preceding already run migration/.exec(error.message)
+  if (order !== null) return new DeltapostError('EARLIER_BUILD', `the database was made by an earlier build, which had no migration ${order[1]}`, FRESH, { cause: error })
+  const state = sqlstateOf(error)
+  if (state === undefined || current === undefined) return error
+  const why = `${state}: ${error.message}`
+  // Class 42 without the missing right: what the migration builds on is not as the ones before it would have left it.
+  if (before > 0 && state.startsWith('42') && state !== '42501') {
+    return new DeltapostError('EARLIER_BUILD', `the database was made by an earlier build: the migration ${current} does not fit what it has (${why})`, FRESH, { cause: error })
+  }
+  const remedy = state === '42501' ? 'give the account of DATABASE_URL the right that is named' : 'mend what is named in the database, then npm run migrate; nothing of the migration was kept'
+  return new DeltapostError('MIGRATION_FAILED', `the migration ${current} failed (${why})`, remedy, { cause: error })
+}
+
+/** Where the names of migrations are kept, and how many of ours are there: ours unless somebody else's migrations are kept there: some names, and our first not among them. */
+async function tableFor(databaseUrl: string, folder: string): Promise<{ table: string; before: number }> {
   const first = (await readdir(folder)).filter((name) => name.endsWith('.sql')).sort()[0] ?? ''
   const sql = postgres(databaseUrl, { max: 1, onnotice: () => {} })
   try {
     const [found] = await sql<{ table: string | null }[]>`select to_regclass(${`public.${TABLE}`})::text as table`
-    if (found?.table == null) return TABLE
-    const [kept] = await sql<{ others: boolean }[]>`
-      select count(*) > 0 and not coalesce(bool_or(name = ${basename(first, '.sql')}), false) as others
+    if (found?.table == null) return { table: TABLE, before: 0 }
+    const [kept] = await sql<{ count: number; others: boolean }[]>`
+      select count(*)::integer as count, count(*) > 0 and not coalesce(bool_or(name = ${basename(first, '.sql')}), false) as others
       from ${sql(`public.${TABLE}`)}`
-    return kept?.others === true ? TABLE_BESIDE_ANOTHER : TABLE
+    return kept?.others === true ? { table: TABLE_BESIDE_ANOTHER, before: 0 } : { table: TABLE, before: kept?.count ?? 0 }
   } finally {
     await sql.end({ timeout: 5 })
   }

@@ -120,7 +120,8 @@ export function openSlot(options: SlotOptions): Slot {
 /** SQLSTATE of an error or of what caused it, undefined where the server said nothing. */
 export function sqlstateOf(error: unknown): string | undefined {
   for (let at: unknown = error; at instanceof Error; at = at.cause) {
-    if ('code' in at && typeof at.code === 'string' && /^[0-9A-Z]{5}$/.test(at.code)) return at.code
+    // By the name of the class: EPIPE has the form of an SQLSTATE too.
+    if (at.name === 'PostgresError' && 'code' in at && typeof at.code === 'string') return at.code
   }
   return undefined
 }
