@@ -120,8 +120,8 @@ export function openSlot(options: SlotOptions): Slot {
 /** SQLSTATE of an error or of what caused it, undefined where the server said nothing. */
 export function sqlstateOf(error: unknown): string | undefined {
   for (let at: unknown = error; at instanceof Error; at = at.cause) {
-    // By the name of the class: EPIPE has the form of an SQLSTATE too.
-    if (at.name === 'PostgresError' && 'code' in at && typeof at.code === 'string') return at.code
+    // A server gives a severity with it; EPIPE has the form of an SQLSTATE too.
+    if ('severity' in at && 'code' in at && typeof at.code === 'string') return at.code
   }
   return undefined
 }
