@@ -725,32 +725,44 @@ declare
   el record;
   keys text[] := '{}';
   key_of jsonb := '{}';
+  parked_ones text[] := '{}';
   state text;
   why text;
 begin
   set constraints all immediate; -- or a deferred one is checked at the end, and takes all of them back
   if stmt.keyed then
-    for item in select * from inbox.items(changes) loop
-      begin
-        execute stmt.one into el using json_build_array(item.change);
-        keys := keys || array_remove(array[el.key, el.old_key], null);
-        key_of := key_of || jsonb_build_object(item.i, el.key);
-      exception when others then
-        get stacked diagnostics state = returned_sqlstate, why = message_text;
-        if not inbox.is_refusal(state) then raise; end if;
-        perform inbox.set_aside(stmt, item.change, null, 'REFUSED', state, why, its_partition, course);
-      end;
-      if item.again then -- the key's type may have changed since it was parked
-        keys := keys || array(select p.key from inbox.parked p where p.origin = item.o and p.seq_id = item.s and p.key is not null);
-      end if;
-    end loop;
+    begin
+      execute 'select array_agg(one.key) || array_agg(one.old_key), jsonb_object_agg(one.i, one.key) from (' || stmt.one || ') as one'
+        into keys, key_of using changes;
+    exception when others then
+      if not inbox.is_refusal(sqlstate) then raise; end if;
+      keys := '{}';
+      key_of := '{}';
+      for item in select * from inbox.items(changes) loop
+        begin
+          execute stmt.one into el using json_build_array(item.change);
+          keys := keys || array[el.key, el.old_key];
+          key_of := key_of || jsonb_build_object(item.i, el.key);
+        exception when others then
+          get stacked diagnostics state = returned_sqlstate, why = message_text;
+          if not inbox.is_refusal(state) then raise; end if;
+          perform inbox.set_aside(stmt, item.change, null, 'REFUSED', state, why, its_partition, course);
+        end;
+      end loop;
+    end;
+    -- The key's type may have changed since a change was parked.
+    keys := array_remove(keys, null) || array(select p.key from inbox.items(changes) i join inbox.parked p on p.origin = i.o and p.seq_id = i.s
+                                              where i.again and p.key is not null);
     insert into inbox.row_version (relation, key, origin, epoch, time, seq, deleted)
     select stmt.relation, k.key, 0, 0, 0, 0, true from (select distinct key from unnest(keys) as key order by key) k
     on conflict do nothing;
     perform 1 from inbox.row_version r where r.relation = stmt.relation and r.key = any(keys) order by r.key for update;
+    if strpos(changes::text, '"~q":') > 0 then
+      parked_ones := inbox.park_refused(stmt, changes, key_of, its_partition, course);
+    end if;
   end if;
   for item in select * from inbox.items(changes) loop
-    continue when stmt.keyed and not key_of ? item.i;
+    continue when stmt.keyed and (not key_of ? item.i or item.i = any(parked_ones));
     perform inbox.apply_item(stmt, item, key_of ->> item.i, its_partition, course);
   end loop;
 end
@@ -1158,7 +1170,7 @@ CREATE OR REPLACE FUNCTION inbox.items(changes json)
  STABLE
 BEGIN ATOMIC
  SELECT e.change,
-     (e.i)::text AS i,
+     (m."~i")::text AS "~i",
      m."~o",
      m."~s",
      m."~e",
@@ -1169,9 +1181,9 @@ BEGIN ATOMIC
      m."~y",
      m."~q",
      m."~op"
-    FROM (json_array_elements(items.changes) WITH ORDINALITY e(change, i)
-      CROSS JOIN LATERAL json_to_record(e.change) m("~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~x" boolean, "~w" boolean, "~n" integer, "~y" text, "~q" json, "~op" text))
-   ORDER BY m."~e", m."~t", m."~s", e.i;
+    FROM (json_array_elements(items.changes) e(change)
+      CROSS JOIN LATERAL json_to_record(e.change) m("~i" integer, "~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~x" boolean, "~w" boolean, "~n" integer, "~y" text, "~q" json, "~op" text))
+   ORDER BY m."~e", m."~t", m."~s", m."~i";
 END
 ;
 
@@ -1201,6 +1213,13 @@ CREATE OR REPLACE FUNCTION inbox.keeps_receipts()
  LANGUAGE sql
  STABLE
 RETURN (SELECT (t.tgenabled <> 'D'::"char") FROM pg_trigger t WHERE ((t.tgrelid = ('inbox.applied'::regclass)::oid) AND (t.tgname = 'receipt_insert'::name)))
+;
+
+CREATE OR REPLACE FUNCTION inbox.kept_change(change json, moves boolean, record text)
+ RETURNS json
+ LANGUAGE sql
+ IMMUTABLE
+RETURN CASE WHEN (moves OR (octet_length(record) <= 1000000)) THEN (((change)::jsonb - '{~p,~k,~r,~w,~n,~y,~q}'::text[]))::json ELSE NULL::json END
 ;
 
 CREATE OR REPLACE FUNCTION inbox.key_shift()
@@ -1424,6 +1443,49 @@ BEGIN ATOMIC
 END
 ;
 
+CREATE OR REPLACE FUNCTION inbox.park_refused(stmt inbox.statement, changes json, key_of jsonb, its_partition integer, course jsonb)
+ RETURNS text[]
+ LANGUAGE plpgsql
+AS $function$
+declare
+  failed constant boolean := (course ->> 'max_retries')::integer = 0;
+  parked_ones text[];
+begin
+  if (select r.on_refusal from outbox.relation r where r.id = stmt.relation) = 'skip' then return '{}'; end if;
+  with c as materialized (
+    select m.*, e.change, key_of ->> m."~i"::text as key
+    from json_array_elements(changes) as e(change)
+    cross join lateral json_to_record(e.change) as m("~i" integer, "~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~f" bigint, "~x" boolean,
+      "~p" text, "~k" text, "~r" text, "~w" boolean, "~q" json)
+  ), plain as (
+    select c.*, c."~q" ->> 'sqlstate' as state, c."~q" ->> 'message' as why
+    from c join inbox.row_version r on r.relation = stmt.relation and r.key = c.key
+    where c."~q" is not null and c."~w" is null and not r.parked and (c."~e", c."~t", c."~s") > (r.epoch, r.time, r.seq)
+      and (select count(*) from c others where others.key = c.key) = 1
+      and not exists (select from inbox.applied a where a.origin = c."~o" and a.seq_id = c."~s")
+  ), logged as (
+    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure)
+    select p."~o", p."~s", case when failed then 'FAILED' else 'RETRYING' end, stmt.id, its_partition, p."~f", 'REFUSED ' || p.state || ': ' || p.why from plain p
+    on conflict do nothing
+  ), kept as (
+    insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, sqlstate, message, retry_at, told_at, topic, record_key, payload, traceparent, change)
+    select p."~o", p."~s", stmt.relation, p.key, p."~e", p."~t", 'REFUSED', p.state, p.why,
+      case when not failed then clock_timestamp() + (course ->> 'backoff_ms')::integer * interval '1 ms' end, case when failed then clock_timestamp() end,
+      stmt.topicname, p."~k", p."~p", p."~r", inbox.kept_change(p.change, p."~x", p."~p")
+    from plain p
+    on conflict do nothing
+  ), flagged as (
+    update inbox.row_version r set parked = true from plain p where r.relation = stmt.relation and r.key = p.key
+  )
+  select coalesce(array_agg(p."~i"::text), '{}') into parked_ones from plain p;
+  if failed then
+    perform inbox.tell_failures(array_agg(i.o), array_agg(i.s), course) from inbox.items(changes) i where i.i = any(parked_ones);
+  end if;
+  return parked_ones;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION inbox.publish_due(most integer)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1527,8 +1589,7 @@ begin
     topic, record_key, payload, traceparent, change)
   values (c."~o", c."~s", stmt.relation, its_key, c."~e", c."~t", the_reason, its_sqlstate, why,
           n, waited, again, stmt.topicname, c."~k", c."~p", c."~r",
-          case when its_key is not null and its_reason <> 'KEY_SHIFT' and (c."~x" or octet_length(c."~p") <= 1000000)
-            then (change::jsonb - '{~p,~k,~r,~w,~n,~y,~q}'::text[])::json end)
+          case when its_key is not null and its_reason <> 'KEY_SHIFT' then inbox.kept_change(change, c."~x", c."~p") end)
   on conflict (origin, seq_id) do update
   set key = excluded.key, change = excluded.change, reason = excluded.reason, sqlstate = excluded.sqlstate, message = excluded.message,
       attempts = excluded.attempts, waits = excluded.waits, retry_at = excluded.retry_at;
@@ -1540,7 +1601,7 @@ begin
   end if;
   if outcome = 'FAILED' and was.told_at is null then
     update inbox.parked p set told_at = clock_timestamp() where p.origin = c."~o" and p.seq_id = c."~s";
-    perform inbox.tell_failure(c."~o", c."~s", course);
+    perform inbox.tell_failures(array[c."~o"], array[c."~s"], course);
   end if;
 end
 $function$
@@ -1825,7 +1886,7 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.tell_failure(its_origin smallint, its_seq_id bigint, course jsonb)
+CREATE OR REPLACE FUNCTION inbox.tell_failures(origins smallint[], seq_ids bigint[], course jsonb)
  RETURNS void
  LANGUAGE sql
 BEGIN ATOMIC
@@ -1836,12 +1897,12 @@ BEGIN ATOMIC
              'error',
              (octet_length(p.payload) + octet_length(h.head)),
              NULLIF(p.origin, d.origin) AS "nullif",
-             (tell_failure.course ->> 'error_topic'::text),
+             (tell_failures.course ->> 'error_topic'::text),
              h.head
-            FROM ((inbox.parked p
+            FROM (((UNNEST(tell_failures.origins, tell_failures.seq_ids) f(origin, seq_id)
+              JOIN inbox.parked p ON (((p.origin = f.origin) AND (p.seq_id = f.seq_id))))
               CROSS JOIN outbox.database d)
-              CROSS JOIN LATERAL ( SELECT ((('"recipients":'::text || ((tell_failure.course -> 'recipients'::text))::text) || ',"error":'::text) || (json_build_object('code', p.reason, 'message', p.message, 'sqlstate', p.sqlstate, 'side', 'deploy', 'attempts', p.attempts))::text) AS head) h)
-           WHERE ((p.origin = tell_failure.its_origin) AND (p.seq_id = tell_failure.its_seq_id));
+              CROSS JOIN LATERAL ( SELECT ((('"recipients":'::text || ((tell_failures.course -> 'recipients'::text))::text) || ',"error":'::text) || (json_build_object('code', p.reason, 'message', p.message, 'sqlstate', p.sqlstate, 'side', 'deploy', 'attempts', p.attempts))::text) AS head) h);
 END
 ;
 

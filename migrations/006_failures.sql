@@ -132,6 +132,11 @@ begin
 end
 $$;
 
+-- What is kept of an element beside its record; see inbox.parked.
+create function inbox.kept_change(change json, moves boolean, record text) returns json
+language sql immutable
+return case when moves or octet_length(record) <= 1000000 then (change::jsonb - '{~p,~k,~r,~w,~n,~y,~q}'::text[])::json end;
+
 -- Parks one change, or brings the entry of one that failed again up to date. its_key null: it holds up no row.
 -- course: {"max_retries", "backoff_ms", "error_topic", "recipients": [...]}, read only for a refusal.
 -- The element of a change that is tried again carries "~w"; any other that has an outcome already keeps it.
@@ -175,8 +180,7 @@ begin
     topic, record_key, payload, traceparent, change)
   values (c."~o", c."~s", stmt.relation, its_key, c."~e", c."~t", the_reason, its_sqlstate, why,
           n, waited, again, stmt.topicname, c."~k", c."~p", c."~r",
-          case when its_key is not null and its_reason <> 'KEY_SHIFT' and (c."~x" or octet_length(c."~p") <= 1000000)
-            then (change::jsonb - '{~p,~k,~r,~w,~n,~y,~q}'::text[])::json end)
+          case when its_key is not null and its_reason <> 'KEY_SHIFT' then inbox.kept_change(change, c."~x", c."~p") end)
   on conflict (origin, seq_id) do update
   set key = excluded.key, change = excluded.change, reason = excluded.reason, sqlstate = excluded.sqlstate, message = excluded.message,
       attempts = excluded.attempts, waits = excluded.waits, retry_at = excluded.retry_at;
@@ -188,22 +192,21 @@ begin
   end if;
   if outcome = 'FAILED' and was.told_at is null then
     update inbox.parked p set told_at = clock_timestamp() where p.origin = c."~o" and p.seq_id = c."~s";
-    perform inbox.tell_failure(c."~o", c."~s", course);
+    perform inbox.tell_failures(array[c."~o"], array[c."~s"], course);
   end if;
 end
 $$;
 
--- The record for the error topic: the payload as it was published, with recipients and error in front.
-create function inbox.tell_failure(its_origin smallint, its_seq_id bigint, course jsonb) returns void
+-- Records for the error topic: each the payload as it was published, with recipients and error in front.
+create function inbox.tell_failures(origins smallint[], seq_ids bigint[], course jsonb) returns void
 language sql volatile
 begin atomic
   insert into outbox.event (lane, position, seq_id, attempt, kind, bytes, origin, topic, head)
   select outbox.side_lane('error', p.seq_id), nextval('outbox.position'), p.seq_id, p.attempts, 'error', octet_length(p.payload) + octet_length(h.head),
          nullif(p.origin, d.origin), course ->> 'error_topic', h.head
-  from inbox.parked p cross join outbox.database d
+  from unnest(origins, seq_ids) as f(origin, seq_id) join inbox.parked p on p.origin = f.origin and p.seq_id = f.seq_id cross join outbox.database d
   cross join lateral (select '"recipients":' || (course -> 'recipients')::text || ',"error":' || json_build_object(
-    'code', p.reason, 'message', p.message, 'sqlstate', p.sqlstate, 'side', 'deploy', 'attempts', p.attempts)::text as head) h
-  where p.origin = its_origin and p.seq_id = its_seq_id;
+    'code', p.reason, 'message', p.message, 'sqlstate', p.sqlstate, 'side', 'deploy', 'attempts', p.attempts)::text as head) h;
 end;
 
 -- One element of what is taken singly, with the members that say what it is.
@@ -216,12 +219,54 @@ create type inbox.item as (
 create function inbox.items(changes json) returns setof inbox.item
 language sql stable
 begin atomic
-  select e.change, e.i::text, m."~o", m."~s", m."~e", m."~t", coalesce(m."~x", false), coalesce(m."~w", false), m."~n", m."~y", m."~q", m."~op"
-  from json_array_elements(changes) with ordinality as e(change, i)
-  cross join lateral json_to_record(e.change) as m("~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~x" boolean, "~w" boolean, "~n" integer,
+  select e.change, m."~i"::text, m."~o", m."~s", m."~e", m."~t", coalesce(m."~x", false), coalesce(m."~w", false), m."~n", m."~y", m."~q", m."~op"
+  from json_array_elements(changes) as e(change)
+  cross join lateral json_to_record(e.change) as m("~i" integer, "~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~x" boolean, "~w" boolean, "~n" integer,
     "~y" text, "~q" json, "~op" text)
-  order by m."~e", m."~t", m."~s", e.i;
+  order by m."~e", m."~t", m."~s", m."~i";
 end;
+
+-- Parks at once the changes of which it is known that they are refused ("~q"): those that come for the first time, alone of their row
+-- in this document, newer than what it has, and with nothing of it parked. Returns which; the others are taken one by one.
+create function inbox.park_refused(stmt inbox.statement, changes json, key_of jsonb, its_partition integer, course jsonb) returns text[]
+language plpgsql volatile as $$
+declare
+  failed constant boolean := (course ->> 'max_retries')::integer = 0;
+  parked_ones text[];
+begin
+  if (select r.on_refusal from outbox.relation r where r.id = stmt.relation) = 'skip' then return '{}'; end if;
+  with c as materialized (
+    select m.*, e.change, key_of ->> m."~i"::text as key
+    from json_array_elements(changes) as e(change)
+    cross join lateral json_to_record(e.change) as m("~i" integer, "~o" smallint, "~s" bigint, "~e" integer, "~t" bigint, "~f" bigint, "~x" boolean,
+      "~p" text, "~k" text, "~r" text, "~w" boolean, "~q" json)
+  ), plain as (
+    select c.*, c."~q" ->> 'sqlstate' as state, c."~q" ->> 'message' as why
+    from c join inbox.row_version r on r.relation = stmt.relation and r.key = c.key
+    where c."~q" is not null and c."~w" is null and not r.parked and (c."~e", c."~t", c."~s") > (r.epoch, r.time, r.seq)
+      and (select count(*) from c others where others.key = c.key) = 1
+      and not exists (select from inbox.applied a where a.origin = c."~o" and a.seq_id = c."~s")
+  ), logged as (
+    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset", failure)
+    select p."~o", p."~s", case when failed then 'FAILED' else 'RETRYING' end, stmt.id, its_partition, p."~f", 'REFUSED ' || p.state || ': ' || p.why from plain p
+    on conflict do nothing
+  ), kept as (
+    insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, sqlstate, message, retry_at, told_at, topic, record_key, payload, traceparent, change)
+    select p."~o", p."~s", stmt.relation, p.key, p."~e", p."~t", 'REFUSED', p.state, p.why,
+      case when not failed then clock_timestamp() + (course ->> 'backoff_ms')::integer * interval '1 ms' end, case when failed then clock_timestamp() end,
+      stmt.topicname, p."~k", p."~p", p."~r", inbox.kept_change(p.change, p."~x", p."~p")
+    from plain p
+    on conflict do nothing
+  ), flagged as (
+    update inbox.row_version r set parked = true from plain p where r.relation = stmt.relation and r.key = p.key
+  )
+  select coalesce(array_agg(p."~i"::text), '{}') into parked_ones from plain p;
+  if failed then
+    perform inbox.tell_failures(array_agg(i.o), array_agg(i.s), course) from inbox.items(changes) i where i.i = any(parked_ones);
+  end if;
+  return parked_ones;
+end
+$$;
 
 -- Changes one by one, each in a block that takes back what it did when Postgres refuses it; then it is parked. Called with
 -- some hundreds at most: beyond 64 open subtransactions the cache of a backend overflows, and all look-ups get slower.
@@ -232,32 +277,44 @@ declare
   el record;
   keys text[] := '{}';
   key_of jsonb := '{}';
+  parked_ones text[] := '{}';
   state text;
   why text;
 begin
   set constraints all immediate; -- or a deferred one is checked at the end, and takes all of them back
   if stmt.keyed then
-    for item in select * from inbox.items(changes) loop
-      begin
-        execute stmt.one into el using json_build_array(item.change);
-        keys := keys || array_remove(array[el.key, el.old_key], null);
-        key_of := key_of || jsonb_build_object(item.i, el.key);
-      exception when others then
-        get stacked diagnostics state = returned_sqlstate, why = message_text;
-        if not inbox.is_refusal(state) then raise; end if;
-        perform inbox.set_aside(stmt, item.change, null, 'REFUSED', state, why, its_partition, course);
-      end;
-      if item.again then -- the key's type may have changed since it was parked
-        keys := keys || array(select p.key from inbox.parked p where p.origin = item.o and p.seq_id = item.s and p.key is not null);
-      end if;
-    end loop;
+    begin
+      execute 'select array_agg(one.key) || array_agg(one.old_key), jsonb_object_agg(one.i, one.key) from (' || stmt.one || ') as one'
+        into keys, key_of using changes;
+    exception when others then
+      if not inbox.is_refusal(sqlstate) then raise; end if;
+      keys := '{}';
+      key_of := '{}';
+      for item in select * from inbox.items(changes) loop
+        begin
+          execute stmt.one into el using json_build_array(item.change);
+          keys := keys || array[el.key, el.old_key];
+          key_of := key_of || jsonb_build_object(item.i, el.key);
+        exception when others then
+          get stacked diagnostics state = returned_sqlstate, why = message_text;
+          if not inbox.is_refusal(state) then raise; end if;
+          perform inbox.set_aside(stmt, item.change, null, 'REFUSED', state, why, its_partition, course);
+        end;
+      end loop;
+    end;
+    -- The key's type may have changed since a change was parked.
+    keys := array_remove(keys, null) || array(select p.key from inbox.items(changes) i join inbox.parked p on p.origin = i.o and p.seq_id = i.s
+                                              where i.again and p.key is not null);
     insert into inbox.row_version (relation, key, origin, epoch, time, seq, deleted)
     select stmt.relation, k.key, 0, 0, 0, 0, true from (select distinct key from unnest(keys) as key order by key) k
     on conflict do nothing;
     perform 1 from inbox.row_version r where r.relation = stmt.relation and r.key = any(keys) order by r.key for update;
+    if strpos(changes::text, '"~q":') > 0 then
+      parked_ones := inbox.park_refused(stmt, changes, key_of, its_partition, course);
+    end if;
   end if;
   for item in select * from inbox.items(changes) loop
-    continue when stmt.keyed and not key_of ? item.i;
+    continue when stmt.keyed and (not key_of ? item.i or item.i = any(parked_ones));
     perform inbox.apply_item(stmt, item, key_of ->> item.i, its_partition, course);
   end loop;
 end
@@ -576,10 +633,12 @@ drop function inbox.take_out(inbox.statement, inbox.item, inbox.parked, text, in
 drop function inbox.apply_item_once(inbox.statement, inbox.item, integer);
 drop function inbox.apply_item(inbox.statement, inbox.item, text, integer, jsonb);
 drop function inbox.apply_each(inbox.statement, json, integer, jsonb);
+drop function inbox.park_refused(inbox.statement, json, jsonb, integer, jsonb);
 drop function inbox.items(json);
 drop type inbox.item;
-drop function inbox.tell_failure(smallint, bigint, jsonb);
+drop function inbox.tell_failures(smallint[], bigint[], jsonb);
 drop function inbox.set_aside(inbox.statement, json, text, text, text, text, integer, jsonb);
+drop function inbox.kept_change(json, boolean, text);
 drop function inbox.settle_past(inbox.statement, text, jsonb, integer, bigint, bigint);
 drop function inbox.key_shift();
 drop function inbox.leave_old_key(inbox.statement, inbox.parked);

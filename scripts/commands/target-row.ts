@@ -1,6 +1,6 @@
 import type { Change } from '../../outbox/change.ts'
 import type { Sql } from '../../outbox/sql.ts'
-import { ident } from '../../services/consumer/statement.ts'
+import { ident } from '../../services/consumer/quote.ts'
 import type { TargetColumn, TargetTable } from '../../services/consumer/target.ts'
 import { sqlstateOf } from '../../services/runtime/slot.ts'
 

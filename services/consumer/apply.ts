@@ -1,10 +1,13 @@
 import type { Log } from '../runtime/log.ts'
+import { sqlstateOf } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { buildElement, setAside, withBefore } from './element.ts'
+import { setAside, withBefore } from './element.ts'
 import type { Arrival, Element } from './element.ts'
 import { courseText, kindOf } from './failure.ts'
 import type { Course } from './failure.ts'
-import { probe, retryElement, singly } from './refused.ts'
+import { candidatesOf, documentOf, probe } from './probe.ts'
+import type { Candidate, Refusal } from './probe.ts'
+import { retryElement, singly } from './refused.ts'
 import { changing } from './relations.ts'
 import type { Prepared, Relations } from './relations.ts'
 import { recordOnly, stopRelation } from './stop.ts'
@@ -97,33 +100,35 @@ async function applyPrepared(
     const { outcome, left } = await applyTogether(parts, holding, prepared, plain, alone.length === 0 ? end : undefined)
     if (outcome !== 'OK') return outcome
     if (left.length === 0 && alone.length === 0) return 'OK' // the position moved with it
-    alone.push(...left.map((arrival) => singly(arrival, prepared.shape)))
+    alone.push(...left.map(({ arrival, refusal }) => singly(arrival, prepared.shape, refusal)))
   }
   if (alone.length > 0) return applyAlone(parts, holding, prepared, alone, end)
   return end === undefined ? 'OK' : storePosition(parts.slot, holding, end)
 }
 
-type Together = { outcome: Outcome | 'STALE'; left: readonly Arrival[] }
+type Together = { outcome: Outcome | 'STALE'; left: readonly { arrival: Arrival; refusal?: Refusal | undefined }[] }
 
 /** Applies in one call what can be; `left` are those to be taken one by one, after which the position is still to be stored. */
 async function applyTogether(parts: ApplyParts, holding: Holding, prepared: Prepared, plain: readonly Arrival[], end: End): Promise<Together> {
-  let refused: ReadonlySet<Arrival> = new Set()
+  const candidates = candidatesOf(plain, prepared.shape)
+  let found: Awaited<ReturnType<typeof probe>> = { refused: new Map(), among: new Set() }
   for (let looked = false; ; looked = true) {
-    if (looked || prepared.wary > 0) refused = await probe(parts.slot, prepared, plain)
-    prepared.wary = refused.size > 0 ? WARY : Math.max(0, prepared.wary - 1)
-    const good = plain.filter((arrival) => !refused.has(arrival))
-    const left = plain.filter((arrival) => refused.has(arrival))
+    if (looked || prepared.wary > 0) found = await probe(parts.slot, prepared, candidates)
+    prepared.wary = found.refused.size > 0 ? WARY : Math.max(0, prepared.wary - 1)
+    const good = candidates.filter((candidate) => !found.among.has(candidate))
+    const left = [...found.among].map((candidate) => ({ arrival: candidate.arrival, refusal: found.refused.get(candidate) }))
     if (left.length > 0 && !looked) parts.log.warn({ ...namesOf(plain), refused: left.length }, 'changes are refused by the target and taken one by one')
     if (good.length === 0) return { outcome: 'OK', left }
     try {
       const { outcome, held } = await applySet(parts, holding, prepared, good, left.length === 0 ? end : undefined)
-      return { outcome, left: [...left, ...held] }
+      return { outcome, left: [...left, ...held.map((arrival) => ({ arrival }))] }
     } catch (error) {
       if (kindOf(error) !== 'change') throw error
       prepared.wary = WARY
       if (!looked) continue
+      if (sqlstateOf(error) === '23514') parts.relations.forget(plain[0]!.change.schema, plain[0]!.change.table) // a CHECK that is new
       parts.log.warn({ ...namesOf(plain), changes: plain.length }, 'a change is refused by the target; the batch is taken one by one')
-      return { outcome: 'OK', left: plain }
+      return { outcome: 'OK', left: plain.map((arrival) => ({ arrival })) }
     }
   }
 }
@@ -134,16 +139,15 @@ function namesOf(arrivals: readonly Arrival[]): { schema: string; table: string 
 }
 
 async function applySet(
-  parts: ApplyParts, holding: Holding, prepared: Prepared, arrivals: readonly Arrival[], end: End,
+  parts: ApplyParts, holding: Holding, prepared: Prepared, candidates: readonly Candidate[], end: End,
 ): Promise<{ outcome: Outcome | 'STALE'; held: Arrival[] }> {
-  const elements = arrivals.map((arrival, at) => Object.assign(buildElement(arrival, prepared.shape), { '~i': at + 1 }))
   const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE'; superseded: number[] | null; held: number[] | null }[]>`
     select outcome, superseded, held from inbox.apply(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term},
-      ${prepared.statementId}, ${JSON.stringify(elements)}::text::json,
+      ${prepared.statementId}, ${documentOf(candidates)}::text::json,
       ${end?.nextOffset.toString() ?? null}, ${end?.last.offset ?? null}, ${end?.last.identity.origin ?? null}, ${end?.last.identity.seqId ?? null})`)
   if (row === undefined) throw new Error('inbox.apply returned no row')
-  if (row.superseded !== null) await flagClockFaults(parts, prepared, elements, arrivals, row.superseded)
-  return { outcome: row.outcome, held: (row.held ?? []).map((ordinal) => arrivals[ordinal - 1]!) }
+  if (row.superseded !== null) await flagClockFaults(parts, prepared, row.superseded.map((ordinal) => candidates[ordinal - 1]!))
+  return { outcome: row.outcome, held: (row.held ?? []).map((ordinal) => candidates[ordinal - 1]!.arrival) }
 }
 
 /** Some hundreds a call, for each has a subtransaction; and no more bytes than a call of many. */
@@ -183,13 +187,11 @@ export function* slicesOf(elements: readonly Element[]): Generator<Element[]> {
  * A superseded update whose before-image is what the target holds was not late: a clock ran ahead. It is only marked,
  * and in a statement of its own, so that the hot one carries no before-images; a mark lost to a crash is not data.
  */
-async function flagClockFaults(
-  parts: ApplyParts, prepared: Prepared, elements: readonly Element[], arrivals: readonly Arrival[], superseded: readonly number[],
-): Promise<void> {
+async function flagClockFaults(parts: ApplyParts, prepared: Prepared, superseded: readonly Candidate[]): Promise<void> {
   const flag = prepared.statements.flag
-  const updates = superseded.filter((ordinal) => arrivals[ordinal - 1]?.change.operation === 'UPDATE')
+  const updates = superseded.filter(({ arrival }) => arrival.change.operation === 'UPDATE')
   if (flag === null || updates.length === 0) return
-  const late = updates.map((ordinal) => withBefore(elements[ordinal - 1]!, arrivals[ordinal - 1]!, prepared.shape))
+  const late = updates.map(({ element, arrival }) => withBefore(element, arrival, prepared.shape))
   const flagged = await parts.slot.run((sql) => sql.unsafe<{ seq_id: string }[]>(flag.replaceAll('($1)', '($1::text::json)'), [JSON.stringify(late)]))
   if (flagged.length > 0) parts.log.warn({ seq_ids: flagged.map((row) => row.seq_id) }, 'superseded, yet the before-image is what the target holds: a clock of the source ran ahead')
 }

@@ -4,7 +4,8 @@ import type { Relation } from '../../outbox/relation.ts'
 import type { Sql } from '../../outbox/sql.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Arrival, ElementShape } from './element.ts'
-import { generateStatements, ident } from './statement.ts'
+import { ident } from './quote.ts'
+import { generateStatements } from './statement.ts'
 import type { Statements } from './statement.ts'
 import { readTarget } from './target.ts'
 import type { TargetColumn, TargetTable } from './target.ts'
@@ -87,6 +88,8 @@ async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival
     schema: target.schema,
     table: target.table,
     columns,
+    checks: target.checks,
+    seen: new Set(relation.columns),
     key: relation.keyColumns ?? [],
     blanksIgnored: relation.source === 'INFORMIX',
   })

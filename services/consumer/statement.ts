@@ -1,10 +1,15 @@
-import type { TargetColumn } from './target.ts'
+import { probeText } from './probe.ts'
+import { ident, literal } from './quote.ts'
+import type { TargetCheck, TargetColumn } from './target.ts'
 
 /** What the statements of a relation are generated from. `key` empty: rows are matched by their full image. */
 export type StatementShape = {
   schema: string
   table: string
   columns: readonly TargetColumn[]
+  checks: readonly TargetCheck[]
+  /** Columns the source was seen to have. */
+  seen: ReadonlySet<string>
   key: readonly string[]
   /** The source ignores blanks at the end of text (Informix): keys are compared and stored without them. */
   blanksIgnored: boolean
@@ -21,7 +26,7 @@ export type Statements = {
   partial: string | null
   fill: string | null
   flag: string | null
-  /** The ordinals of elements that a column's type or NOT NULL refuses (PostgreSQL 16 and newer). */
+  /** Which elements a column's type, a NOT NULL or a CHECK refuses, and why (PostgreSQL 16 and newer). */
   probe: string
 }
 
@@ -31,15 +36,6 @@ const meta = '"~i" integer, "~op" text, "~o" smallint, "~e" integer, "~t" bigint
 /** Generates the texts of one relation. Values are cast by the column definition list: text in, the column's type out. */
 export function generateStatements(shape: StatementShape): Statements {
   return shape.key.length > 0 ? keyedStatements(shape) : countStatements(shape)
-}
-
-/** An identifier, quoted. */
-export function ident(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
-}
-
-function literal(text: string): string {
-  return `'${text.replaceAll("'", "''")}'`
 }
 
 function definition(columns: readonly TargetColumn[]): string {
@@ -116,7 +112,7 @@ function keyedStatements(shape: StatementShape): Statements {
 
   return {
     keyed: true,
-    probe: probeText(columns),
+    probe: probeText(shape),
     consumerQuery: `with c as (
   select * from json_to_recordset($1) as c("~i" integer, "~op" text, ${definition(columns)}) where c."~i" = any($2)
 ), gone as (
@@ -226,16 +222,6 @@ on conflict (${keyNames}) ${conflict}`
 ${insert}`
 }
 
-/** Says without raising an error which elements cannot be read into the columns: one statement for any number of them. */
-function probeText(columns: readonly TargetColumn[]): string {
-  const texts = columns.map((column) => `, ${ident(column.name)} text`).join('')
-  const faults = columns.flatMap((column) => [
-    ...column.type === 'text' ? [] : [`not coalesce(pg_input_is_valid(c.${ident(column.name)}, ${literal(column.type)}), true)`],
-    ...column.notNull ? [`(c.${ident(column.name)} is null and c."~op" <> 'DELETE' and not coalesce(c."~u" ? ${literal(column.name)}, false))`] : [],
-  ])
-  return `select c."~i" as i from json_to_recordset($1) as c("~i" integer, "~op" text, "~u" jsonb${texts}) where ${faults.join(' or ') || 'false'}`
-}
-
 function countStatements(shape: StatementShape): Statements {
   const { columns } = shape
   const target = `${ident(shape.schema)}.${ident(shape.table)}`
@@ -272,7 +258,7 @@ using (
 join unnest($1, $2) as need(image, net) on need.image = stored.image
 where t.tableoid = stored.part and t.ctid = stored.place and stored.copy <= -need.net
 returning stored.image`,
-    one: null, oldKeys: null, partial: null, fill: null, flag: null, probe: probeText(columns),
+    one: null, oldKeys: null, partial: null, fill: null, flag: null, probe: probeText(shape),
   }
 }
 
