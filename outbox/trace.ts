@@ -69,16 +69,22 @@ export type Trace = {
   lags: Lags
 }
 
-/** Follows one change by its seq_id through every table; undefined where no such change was received here. */
-export async function traceOf(sql: Sql, seqId: string): Promise<Trace | undefined> {
+/**
+ * Follows one change by its seq_id through every table; undefined where no such change was received here.
+ *
+ * `target` is the database it is applied in, where that is another: what is parked, held up or known of the row is only
+ * there, and the outcome is there first. An outcome that left it (its horizon) is still in this one.
+ */
+export async function traceOf(sql: Sql, seqId: string, target: Sql = sql): Promise<Trace | undefined> {
   const [received] = await receivedOf(sql, seqId)
   if (received === undefined) return undefined
   const [waiting] = await waitingOf(sql, seqId)
   const published = [...await publishedOf(sql, seqId)]
-  const [applied] = await appliedOf(sql, received.origin, seqId)
-  const [parked] = await parkedOf(sql, received.origin, seqId)
-  const [heldUp] = await heldUpOf(sql, seqId)
-  const [rowVersion] = await rowVersionOf(sql, received, parked?.key ?? null)
+  const [there] = await appliedOf(target, received.origin, seqId)
+  const [applied] = there !== undefined || target === sql ? [there] : await appliedOf(sql, received.origin, seqId)
+  const [parked] = await parkedOf(target, received.origin, seqId)
+  const [heldUp] = await heldUpOf(target, seqId)
+  const [rowVersion] = await rowVersionOf(target, received, parked?.key ?? null)
   const rejected = [...await rejectedOf(sql, seqId)]
   const [lags] = await lagsOf(sql, received, published, applied)
   return {

@@ -12,119 +12,46 @@
  * | broker away                              | "broker is away"            | services/relay/broker.test.ts, test/kill.test.ts |
  * | retry of a parked change refused         |                             | outbox/refused.test.ts (both)                  |
  */
-import { randomBytes } from 'node:crypto'
 import { appendFileSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 import kafkajs from 'kafkajs'
-import type { Admin } from 'kafkajs'
-import type { Sql } from 'postgres'
 import { publishAgain } from '../outbox/refused.ts'
 import { embeddedKafka } from '../scripts/stack/embedded-kafka.ts'
 import type { EmbeddedKafka } from '../scripts/stack/embedded-kafka.ts'
 import { missingForKafka } from '../scripts/stack/kafka-jars.ts'
-import { runConsumer } from '../services/consumer/main.ts'
-import { pairDatabases } from '../services/jobs/migrate.ts'
-import { runRelay } from '../services/relay/main.ts'
-import { readConfig } from '../services/runtime/config.ts'
-import { openLog } from '../services/runtime/log.ts'
-import { openLocalWake } from '../services/runtime/wake.ts'
-import { connect, freshDatabase } from './support/database.ts'
 import { outboxConnection, readTopic } from './support/events.ts'
 import { brokers, createTopic, setTopicLimit, STOCK_LIMIT } from './support/kafka.ts'
-import { startListener } from './support/listener.ts'
 import { until } from './support/until.ts'
+import { asAdmin, openWay } from './support/way.ts'
+import type { Audit, Way } from './support/way.ts'
 
 /** Below a limit like this no record is cut into chunks, so the broker refuses what is larger. */
 const TINY = 1_100
 const RETRIES = 2
 const OTHERS = 20
 
-type World = {
-  first: Sql
-  target: Sql
-  url: string
-  topic: string
-  /** A topic of the world that nobody has created. */
-  named: (name: string) => string
+type World = Omit<Way, 'post' | 'target'> & {
   /** Posts a change of person `id`, for this topic, and returns its seq_id. */
   post: (id: number, name: string, topic?: string) => Promise<string>
-  consume: (topic: string) => void
   rows: () => Promise<Record<string, string>>
-  audit: (seqId: string) => Promise<Audit>
   /** Statuses and attempts in publish_log, as they followed each other. */
   tries: (seqId: string) => Promise<string[]>
 }
 
-type Audit = { publish: string; failure: string | null; deploy: string | null; pending: boolean; settled: boolean }
-
-const log = openLog('test', 'silent')
-
-async function asAdmin(servers: readonly string[], task: (admin: Admin) => Promise<unknown>): Promise<void> {
-  const admin = new kafkajs.Kafka({ brokers: [...servers], clientId: 'test-admin', logLevel: kafkajs.logLevel.NOTHING, retry: { retries: 8 } }).admin()
-  await admin.connect()
-  try {
-    await task(admin)
-  } finally {
-    await admin.disconnect()
-  }
-}
-
-/** All roles of one database, or of two, in this process; `settings` see the topic's name for `$`. */
-async function place(t: ExecutionContext, two: boolean, settings: Record<string, string> = {}, servers: readonly string[] = brokers()): Promise<World> {
+/** The whole way with a table of persons. */
+async function place(t: ExecutionContext, two: boolean, servers: readonly string[] = brokers()): Promise<World> {
   t.timeout(120_000)
-  const databases = await Promise.all(Array.from({ length: two ? 2 : 1 }, () => freshDatabase()))
-  const [a, b = a] = databases
-  if (a === undefined || b === undefined) throw new Error('no database')
-  if (two) await pairDatabases(a.url, b.url, () => undefined)
-  const topic = `publish.${process.pid}.${randomBytes(4).toString('hex')}`
-  await asAdmin(servers, (admin) => createTopic(admin, topic, 3))
-  const [first, target] = [connect(a.url), connect(b.url)]
-  await target.unsafe('create schema app; create table app.person (id integer primary key, name varchar(10))')
-  const stop = new AbortController()
-  const environment = {
-    DATABASE_URL: a.url, KAFKA_BROKERS: servers.join(), TOPIC: topic, CONSUMER_GROUP: topic, MAX_RETRIES: String(RETRIES), RETRY_BACKOFF_MS: '20',
-    ...(two ? { TARGET_DATABASE_URL: b.url } : {}),
-    ...Object.fromEntries(Object.entries({ ERROR_TOPIC: '$.error', ...settings }).map(([name, value]) => [name, value.replace('$', topic)])),
-  }
-  const parts = (more: Record<string, string> = {}) => ({ config: readConfig({ ...environment, ...more }), log, signal: stop.signal })
-  const roles = databases.map(({ url }) => runRelay({ ...parts({ DATABASE_URL: url }), wake: openLocalWake() }))
-  const consume = (from: string): void => { roles.push(runConsumer(parts({ TOPIC: from, CONSUMER_GROUP: from }))) }
-  consume(topic)
-  const listeners = new Map([[topic, await startListener(a.url, { topic })]])
-  t.teardown(async () => {
-    stop.abort()
-    await Promise.all([...roles, ...[...listeners.values()].map((one) => one.stop())])
-    await Promise.all([first.end({ timeout: 5 }), target.end({ timeout: 5 })])
-    await Promise.all(databases.map(({ drop }) => drop()))
-    await asAdmin(servers, async (admin) => {
-      const topics = (await admin.listTopics()).filter((name) => name.replaceAll('_', '.').startsWith(topic))
-      await admin.deleteTopics({ topics })
-    })
-  })
-  let second = 0
+  const { target, ...way } = await openWay({ two, servers, settings: { MAX_RETRIES: String(RETRIES) } })
+  t.teardown(way.close)
+  await target.unsafe('create table app.person (id integer primary key, name varchar(10))')
   return {
-    first, target, topic, url: a.url, named: (name) => `${topic}.${name}`, consume,
-    async post(id, name, to = topic) {
-      const listener = listeners.get(to) ?? await startListener(a.url, { topic: to })
-      listeners.set(to, listener)
-      second += 1
-      const time = new Date(Date.now() - 600_000 + second * 1_000).toISOString().replace(/\.\d+Z/, '.1Z')
-      const answer = await listener.post(JSON.stringify({ TIME: time, SCHEMANAME: 'app', TABLENAME: 'person', OPERATION: 'INSERT', DATA: { id: String(id), name } }))
-      t.is(answer.status, 200, answer.text)
-      return (answer.json as { seq_id: string }).seq_id
-    },
+    ...way,
+    post: async (id, name, topic) => (await way.post([{ table: 'person', data: { id: String(id), name } }], topic))[0]!,
     rows: async () => Object.fromEntries((await target<{ id: number; name: string }[]>`select id, name from app.person`).map(({ id, name }) => [id, name])),
-    async audit(seqId) {
-      const [row] = await first<Audit[]>`
-        select producer_publish_status as publish, producer_failure_log as failure, consumer_deploy_status as deploy,
-               exists (select from auditlog.pending p where p.seq_id = a.seq_id) as pending, seq_id <= (select up_to from auditlog.settled) as settled
-        from auditlog.audit_log a where seq_id = ${seqId}`
-      return { ...row! }
-    },
-    tries: async (seqId) => (await first<{ line: string }[]>`
+    tries: async (seqId) => (await way.first<{ line: string }[]>`
       select producer_publish_status || ' ' || attempt as line from auditlog.publish_log where seq_id = ${seqId} and kind is null order by position`).map(({ line }) => line),
   }
 }
@@ -139,16 +66,16 @@ async function neighbours({ post, rows }: World): Promise<void> {
   }, { within: 30_000, what: 'the neighbours are applied' })
 }
 
-const FAILED: Audit = { publish: 'FAILED', failure: null, deploy: null, pending: false, settled: true }
-const WAITS: Audit = { publish: 'PENDING', failure: null, deploy: 'PENDING', pending: true, settled: false }
+const FAILED: Audit = { publish: 'FAILED', publishFailure: null, deploy: null, deployFailure: null, attempt: null, pending: false, settled: true }
+const WAITS: Audit = { publish: 'PENDING', publishFailure: null, deploy: 'PENDING', deployFailure: null, attempt: null, pending: true, settled: false }
 
 async function failedFor(t: ExecutionContext, world: World, seqId: string): Promise<void> {
   const audit = await until(async () => {
     const now = await world.audit(seqId)
     return now.publish === 'FAILED' && now.settled ? now : undefined
   }, { within: 40_000, what: 'it FAILED, and the watermark passed it' })
-  t.regex(audit.failure ?? '', /^MESSAGE_TOO_LARGE: /)
-  t.deepEqual({ ...audit, failure: null }, FAILED)
+  t.regex(audit.publishFailure ?? '', /^MESSAGE_TOO_LARGE: /)
+  t.deepEqual({ ...audit, publishFailure: null }, FAILED)
   t.deepEqual(await world.tries(seqId), ['RETRYING 0', 'RETRYING 1', 'FAILED 2'])
   t.is((await world.first`select from auditlog.pending`).length, 0)
 }
@@ -215,7 +142,7 @@ for (const two of [false, true]) {
     await mend()
     await until(async () => (await world.first`select from outbox.event`).length === 0, { within: 30_000, what: 'the record of the failure left' })
     t.is((await readTopic(world.named('error'), (records) => records.length === 1)).length, 1)
-    t.deepEqual({ ...await world.audit(bad), failure: null }, FAILED)
+    t.deepEqual({ ...await world.audit(bad), publishFailure: null }, FAILED)
   })
 }
 
@@ -244,7 +171,7 @@ for (const two of [false, true]) {
 
   testOwnKafka(`I8 I10 I12 a change whose topic may not be written waits without an attempt; its neighbours are applied, with ${databases}`, async (t) => {
     const servers = [(await (own ??= ownBroker())).brokers]
-    const world = await place(t, two, {}, servers)
+    const world = await place(t, two, servers)
     const away = world.named('denied')
     const rule = {
       principal: 'User:ANONYMOUS', host: '*', resourceType: kafkajs.AclResourceTypes.TOPIC, resourceName: away,
@@ -261,7 +188,7 @@ for (const two of [false, true]) {
 
   testOwnKafka(`I1 I3 I10 while the broker is away posts are taken, nothing uses an attempt, and all is applied when it is back, with ${databases}`, async (t) => {
     const broker = await (own ??= ownBroker())
-    const world = await place(t, two, {}, [broker.brokers])
+    const world = await place(t, two, [broker.brokers])
     await world.post(1, 'before')
     await until(async () => (await world.rows())['1'] === 'before', { within: 30_000, what: 'the first is applied' })
     await broker.kill()

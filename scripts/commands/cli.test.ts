@@ -42,7 +42,7 @@ test('a wrong word ends with 2, says which it is and where to look', async (t) =
 
 test('every command helps: --help ends with 0 and shows an example', async (t) => {
   const commands = [
-    [], ['up'], ['demo'], ['serve'], ['migrate'], ['status'], ['event'], ['event', 'show'], ['schema'], ['schema', 'list'], ['schema', 'key'],
+    [], ['up'], ['demo'], ['serve'], ['migrate'], ['status'], ['event'], ['event', 'show'], ['event', 'publish'], ['schema'], ['schema', 'list'], ['schema', 'key'],
     ['schema', 'policy'], ['rejected'], ['rejected', 'list'], ['rejected', 'show'], ['rejected', 'retry'], ['doctor'],
     ['parked'], ['parked', 'list'], ['parked', 'show'], ['parked', 'edit'], ['parked', 'retry'], ['parked', 'skip'], ['parked', 'export'],
     ['resume'], ['stop'], ['notice'], ['notice', 'test'], ['prune'], ['lanes'], ['origin'], ['origin', 'raise'],

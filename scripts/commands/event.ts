@@ -1,9 +1,12 @@
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 
 import { DeltapostError } from '../../outbox/errors.ts'
 import { type Trace, traceOf } from '../../outbox/trace.ts'
 import { withDatabase } from './database.ts'
+import { addEventPublish, noSuchChange } from './event-publish.ts'
 import { duration, say, sayFields, sayJson, sayTable, size } from './print.ts'
+import { seqId } from './seq-id.ts'
+import { bothAddresses } from './target.ts'
 
 const SHOWN = 2_048
 
@@ -19,14 +22,30 @@ Examples:
   deltapost event show 4711
   deltapost event show 4711 --json --full`)
     .action(async (id: string, { full, json }: { full?: true; json?: true }) => {
-      const trace = await withDatabase((sql) => traceOf(sql, id))
-      if (trace === undefined) {
-        throw new DeltapostError('NO_SUCH_CHANGE', `no change has the number ${id}: repeats and rejected posts use up numbers too`, 'take the seq_id of the answer; deltapost rejected list shows what was not accepted')
-      }
+      const trace = await traceNamed(id)
+      if (trace === undefined) throw noSuchChange([id])
       const shown = full === true ? trace : { ...trace, received: { ...trace.received, payload: cut(trace.received.payload) } }
       if (json === true) sayJson(shown)
       else showTrace(shown)
     })
+  addEventPublish(event)
+}
+
+/** Its way through both databases. Where the target does not answer, what the first knows is told all the same. */
+async function traceNamed(id: string): Promise<Trace | undefined> {
+  const { first, target } = bothAddresses()
+  if (target === undefined) return withDatabase((sql) => traceOf(sql, id), first)
+  try {
+    return await withDatabase(async (there) => {
+      await there`select 1` // a target that is away shows here, under its own address
+      return withDatabase((sql) => traceOf(sql, id, there), first)
+    }, target)
+  } catch (error) {
+    if (!(error instanceof DeltapostError && error.code === 'DATABASE_UNREACHABLE')) throw error
+    const trace = await withDatabase((sql) => traceOf(sql, id), first)
+    process.stderr.write(`${error.message}; what follows is what the first database knows\n`)
+    return trace
+  }
 }
 
 /** Prints the way of one change, step by step. */
@@ -60,7 +79,8 @@ export function showTrace(trace: Trace): void {
   if (trace.row_version !== null) {
     const { newer, ...version } = trace.row_version
     say(`version of its row${newer ? ' (of another change)' : ''}`)
-    sayFields(version)
+    if (version.epoch === 0) sayFields({ key: version.key, parked: version.parked, version: 'never applied' })
+    else sayFields(version)
   }
   if (trace.rejected.length > 0) {
     say('came from the rejected request')
@@ -75,9 +95,4 @@ function cut(payload: string): string {
 
 function lag(ms: number | null): string | null {
   return ms === null ? null : duration(ms)
-}
-
-function seqId(text: string): string {
-  if (!/^[1-9]\d{0,18}$/.test(text)) throw new InvalidArgumentError('a seq_id is a number from 1')
-  return text
 }

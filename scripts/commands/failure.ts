@@ -31,7 +31,7 @@ function remedyOf(error: unknown): string {
   if (error instanceof DeltapostError || error instanceof ConfigError) return error.remedy
   const state = sqlstateOf(error)
   // The tables are missing or older than this program.
-  if (state === '3F000' || state === '42P01' || state === '42703' || state === '42883') return 'npm run migrate'
+  if (state === '3F000' || state === '42P01' || state === '42703' || state === '42883') return 'npm run migrate; where that finds nothing to do, the database is of an earlier build: npm run up -- --fresh'
   if (state === '42501') return 'give the account of DATABASE_URL the right that the message names'
   if (exitCodeOf(error) === 4 || isEnvironment(error)) return 'npm run cli -- doctor'
   return 'the same command with LOG_LEVEL=debug, which shows where it failed'

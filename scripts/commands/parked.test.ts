@@ -222,7 +222,7 @@ test.serial('what was given up comes back by its number or by --status SKIPPED o
     t.is((await rig.statuses())['1'], 'SKIPPED', args.join(' '))
   }
   t.is((await rig.cli('parked', 'retry', '--status', 'skipped')).code, 3)
-  t.is((await rig.statuses())['1'], 'FAILED')
+  t.is((await rig.statuses())['1'], 'RETRYING')
   await rig.cli('parked', 'skip', '1', '--note', 'again')
   await rig.rows('alter table app.account alter column name type varchar(40)')
   t.is((await rig.cli('parked', 'retry', '1')).code, 0)

@@ -9,6 +9,7 @@ import { environmentOfRunning, withUnused } from './environment.ts'
 import { addPolicy } from './policy.ts'
 import { say, sayJson, sayTable } from './print.ts'
 import { type TableName, tableName } from './table-name.ts'
+import { bothAddresses, secondOf } from './target.ts'
 
 export function addSchema(program: Command): void {
   const schema = program.command('schema').description('what is known of the tables')
@@ -16,10 +17,13 @@ export function addSchema(program: Command): void {
     .description('every relation, its key and where it is known from')
     .option('--json', 'one JSON document')
     .addHelpText('after', `
+With TARGET_DATABASE_URL they are those of the target, where changes are applied.
+
 Example:
   deltapost schema list`)
     .action(async ({ json }: { json?: true }) => {
-      const known = await withDatabase(async (sql) => relations(sql))
+      const { first, target } = bothAddresses()
+      const known = await withDatabase(async (sql) => relations(sql), target ?? first)
       if (json === true) sayJson(known)
       else sayTable(known.map((relation) => ({ ...relation, key_columns: relation.key_columns?.join(', ') })), 'none was met yet')
     })
@@ -40,16 +44,21 @@ Example:
     .addHelpText('after', `
 A table that was made from payloads is built again with the key, from the changes that were received.
 A table that was there before needs a unique index on these columns.
+With TARGET_DATABASE_URL the key is declared in the target, before the first change of the table is applied, and told to
+the first database.
 
 Examples:
   deltapost schema key guildhall.country country_code
   deltapost schema key guildhall.user_rating user_id rating_type`)
     .action(async (name: TableName, columns: string[]) => {
-      const { declareKey } = await import('../../services/jobs/declare-key.ts')
+      const { declareKey, tellKey } = await import('../../services/jobs/declare-key.ts')
       const config = readConfig(withUnused(environmentOfRunning(), ['KAFKA_BROKERS']))
-      await withDatabase(async (sql) => sql`select 1`, config.databaseUrl)
+      const target = secondOf(config.databaseUrl, config.targetDatabaseUrl)
+      for (const url of new Set([config.databaseUrl, target ?? config.databaseUrl])) await withDatabase(async (sql) => sql`select 1`, url)
       const log = openLog('cli', config.logLevel === 'debug' ? 'debug' : 'warn')
-      const replayed = await declareKey(config.databaseUrl, { ...name, columns, source: config.source, log })
+      const key = { ...name, columns, source: config.source, log }
+      const replayed = await declareKey(target ?? config.databaseUrl, key)
+      if (target !== undefined) await tellKey(config.databaseUrl, key)
       say(`${name.schema}.${name.table} has the key ${columns.join(', ')}${replayed === 0 ? '' : `; ${replayed} changes are on their way again`}`)
     })
   addPolicy(schema)

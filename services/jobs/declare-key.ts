@@ -1,4 +1,5 @@
 import { DeltapostError } from '../../outbox/errors.ts'
+import { nameKey } from '../../outbox/name-key.ts'
 import { openSlot, sqlstateOf } from '../runtime/slot.ts'
 import type { Log } from '../runtime/log.ts'
 
@@ -31,6 +32,16 @@ export async function declareKey(databaseUrl: string, { schema, table, columns, 
     if (sqlstateOf(error) !== 'P0001' || !(error instanceof Error)) throw error
     const hint = 'hint' in error && typeof error.hint === 'string' ? error.hint : 'npm run cli -- schema list'
     throw new DeltapostError('KEY_REFUSED', error.message, hint, { cause: error })
+  } finally {
+    await slot.close()
+  }
+}
+
+/** Makes a key that was declared in the second database known to the first, where changes of the table come in. */
+export async function tellKey(firstUrl: string, { schema, table, columns, source }: DeclareKey): Promise<void> {
+  const slot = openSlot({ url: firstUrl, name: 'declare key', deadline: 600_000, lockTimeout: 30_000 })
+  try {
+    await slot.run((sql) => nameKey(sql, source, schema, table, columns))
   } finally {
     await slot.close()
   }

@@ -88,8 +88,8 @@ test('a database of an earlier build is told from others, in one error that name
   t.regex(error.message, /003_three.*42703: column "n" does not exist/)
   t.regex((error as { remedy?: string }).remedy ?? '', /npm run up -- --fresh/)
   t.notRegex([...said, error.message].join('\n'), /create index|a long text/)
-  writeFileSync(join(folder, '000_before.sql'), '-- Up Migration\nselect 1;\n')
-  await t.throwsAsync(migrate(url, { folder, ...quiet }), { code: 'EARLIER_BUILD', message: /000_before/ })
+  writeFileSync(join(folder, '001_p.sql'), '-- Up Migration\nselect 1;\n')
+  await t.throwsAsync(migrate(url, { folder, ...quiet }), { code: 'EARLIER_BUILD', message: /001_p/ })
 })
 
 test('a migration that fails for another reason is named with its error, and without its text', async (t) => {
@@ -128,6 +128,24 @@ test('the second of two databases gets an origin of its own and keeps receipts, 
   const before = said.length
   await pairing()
   t.is(said.length, before, 'nothing was left to do')
+})
+
+test('the second of two databases knows the keys that the first has, but for tables that are there', async (t) => {
+  const [first, target] = [await freshDatabase(), await freshDatabase()]
+  t.teardown(async () => Promise.all([first.drop(), target.drop()]))
+  const [here, there] = [connect(first.url), connect(target.url)]
+  for (const [table, key] of [['country', ['code']], ['account', ['id']], ['note', null]] as const) {
+    await here`select outbox.meet('INFORMIX', 'app', ${table})`
+    await here`update outbox.relation set key_columns = ${key === null ? null : [...key]}::text[] where source_table = ${table}`
+  }
+  await there.unsafe('create schema app; create table app.account (number integer primary key)')
+  await pairDatabases(first.url, target.url, quiet.log)
+  t.deepEqual([...await there`select source, source_table, key_columns, known_from from outbox.relation`],
+    [{ source: 'INFORMIX', source_table: 'country', key_columns: ['code'], known_from: 'registered' }])
+  await there`update outbox.relation set key_columns = null`
+  await pairDatabases(first.url, target.url, quiet.log)
+  t.deepEqual([...await there`select key_columns from outbox.relation`], [{ key_columns: null }], 'a table that was met there is left alone')
+  await Promise.all([here.end({ timeout: 5 }), there.end({ timeout: 5 })])
 })
 
 test('one database under two addresses has no second', async (t) => {

@@ -3,6 +3,7 @@ import { basename, join } from 'node:path'
 import { runner } from 'node-pg-migrate'
 import postgres from 'postgres'
 import { DeltapostError } from '../../outbox/errors.ts'
+import { keysOf, offerKeys } from '../../outbox/name-key.ts'
 import { becomeSecond, comparePair, standingOf } from '../../outbox/receipt.ts'
 import { isEnvironment, openSlot, sqlstateOf } from '../runtime/slot.ts'
 
@@ -36,6 +37,7 @@ export async function migrate(
     direction,
     ...(count === undefined ? {} : { count }),
     checkOrder: true,
+    singleTransaction: true,
     advisoryLockMode: 'wait',
     verbose: false,
     // What fails is thrown too; the line of it has the whole text of the migration.
@@ -50,7 +52,8 @@ export async function migrate(
 
 /**
  * Makes the database of `targetUrl` the second of two, after both were migrated: a fresh one gets an origin of its own,
- * and outcomes leave receipts there. Where both addresses are of one database, nothing is done. Throws ORIGIN_TAKEN.
+ * outcomes leave receipts there, and keys that the first knows are known there before the first change is applied. Where
+ * both addresses are of one database, nothing is done. Throws ORIGIN_TAKEN.
  */
 export async function pairDatabases(firstUrl: string, targetUrl: string, log: (line: string) => void): Promise<void> {
   const first = openSlot({ url: firstUrl, name: 'migrate' })
@@ -65,6 +68,9 @@ export async function pairDatabases(firstUrl: string, targetUrl: string, log: (l
     }
     const origin = await target.run((sql) => becomeSecond(sql, here.origin))
     comparePair(here, await target.run(standingOf))
+    const keys = await first.run(keysOf)
+    const named = await target.run((sql) => offerKeys(sql, keys))
+    if (named > 0) log(`two databases: the keys of ${named} tables are known to the second`)
     if (origin !== there.origin || !there.keepsReceipts) log(`two databases: origin ${here.origin} takes changes in, origin ${origin} applies them and keeps receipts`)
   } finally {
     await Promise.all([first.close(), target.close()])
@@ -99,7 +105,9 @@ async function tableFor(databaseUrl: string, folder: string): Promise<{ table: s
     const [kept] = await sql<{ count: number; others: boolean }[]>`
       select count(*)::integer as count, count(*) > 0 and not coalesce(bool_or(name = ${basename(first, '.sql')}), false) as others
       from ${sql(`public.${TABLE}`)}`
-    return kept?.others === true ? { table: TABLE_BESIDE_ANOTHER, before: 0 } : { table: TABLE, before: kept?.count ?? 0 }
+    if (kept?.others !== true) return { table: TABLE, before: kept?.count ?? 0 }
+    const [beside] = await sql<{ table: string | null }[]>`select to_regclass(${`public.${TABLE_BESIDE_ANOTHER}`})::text as table`
+    return { table: TABLE_BESIDE_ANOTHER, before: beside?.table == null ? 0 : (await sql`select from ${sql(`public.${TABLE_BESIDE_ANOTHER}`)}`).length }
   } finally {
     await sql.end({ timeout: 5 })
   }
