@@ -192,7 +192,7 @@ create table inbox.shift (
   epoch integer not null,
   "time" bigint not null,
   change json not null,
-  images jsonb not null,
+  past jsonb default '[]'::jsonb not null,
   taken boolean default false not null,
   PRIMARY KEY (relation, key, epoch, "time", seq_id, origin)
 );
@@ -637,16 +637,7 @@ begin
     select s.* into stmt from inbox.statement s where s.id = statement_id;
     outcome := 'STALE';
     if not inbox.is_current(stmt) then return; end if;
-    if stmt.keyed and exists (
-      select from inbox.parked p where p.relation = stmt.relation and p.key is null and p.reason = 'SKIPPED'
-    ) then
-      -- No flag of a row keeps out what was given up unread, should it be delivered again and be readable now.
-      select array_agg(e.i order by e.i) into held from json_array_elements(changes) with ordinality as e(change, i)
-      where exists (select from inbox.applied a where a.origin = (e.change ->> '~o')::smallint and a.seq_id = (e.change ->> '~s')::bigint);
-    end if;
-    if held is not null then
-      held := array(select generate_series(1, json_array_length(changes)));
-    elsif stmt.keyed then
+    if stmt.keyed then
       select r.lost, r.held into superseded, held from inbox.apply_rows(stmt, changes, its_partition) as r;
     else
       perform inbox.apply_counts(stmt, changes, its_partition);
@@ -897,6 +888,7 @@ CREATE OR REPLACE FUNCTION inbox.apply_rows(stmt inbox.statement, changes json, 
 AS $function$
 declare
   old_keys text[];
+  heads inbox.heads;
   winners integer[];
   partials integer[];
   singles integer[];
@@ -906,8 +898,8 @@ begin
   if strpos(changes::text, '"~x":true') > 0 then
     execute stmt.old_keys into old_keys using changes;
   end if;
-  execute stmt.guard into winners, partials, singles, lost, touched
-    using changes, stmt.relation, old_keys, stmt.id, its_partition;
+  execute stmt.guard into heads using changes;
+  select g.* into winners, partials, singles, lost, touched from inbox.guard(stmt, heads, old_keys, its_partition) as g;
   if winners is not null then
     perform inbox.effect(stmt.consumer_query, changes, winners);
   end if;
@@ -966,6 +958,25 @@ CREATE OR REPLACE FUNCTION inbox.behind_of(behind jsonb, its_epoch integer, its_
  LANGUAGE sql
  IMMUTABLE
 RETURN (SELECT jsonb_object_agg(name.name, COALESCE((behind_of.behind -> name.name), jsonb_build_array(behind_of.its_epoch, behind_of.its_time, behind_of.its_seq))) AS jsonb_object_agg FROM jsonb_object_keys(behind_of.uncarried) name(name))
+;
+
+CREATE OR REPLACE FUNCTION inbox.checks_of(schema_name text, table_name text)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  return (
+    select coalesce(json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid), 'columns',
+      (select coalesce(json_agg(a.attname), '[]') from pg_attribute a where a.attrelid = c.oid and a.attnum = any(k.conkey)))), '[]')
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_constraint k on k.conrelid = c.oid and k.contype = 'c'
+    where n.nspname = schema_name and c.relname = table_name
+  );
+end
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION inbox.close_queue(its_relation integer, by text)
@@ -1083,6 +1094,68 @@ begin
     end if;
   end loop;
   return nullif(still_lost, '{}');
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION inbox.guard(stmt inbox.statement, heads inbox.heads, old_keys text[], its_partition integer, OUT winners integer[], OUT partials integer[], OUT singles integer[], OUT lost integer[], OUT touched text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET enable_nestloop TO 'off'
+AS $function$
+begin
+  with c as materialized (
+    select x.*, count(*) over of_key as n, count(x.u) over of_key as incomplete
+    from unnest(heads.i, heads.special, heads.deleted, heads.origin, heads.epoch, heads.time, heads.seq, heads."offset", heads.uncarried, heads.key)
+      as x(i, x, del, o, e, t, s, f, u, key)
+    -- What has an outcome keeps it: it may be older than its row by a key change that left no version here. Looked up one
+    -- by one, or without nested loops the whole table would be read.
+    where (select true from inbox.applied a where a.origin = x.o and a.seq_id = x.s) is null
+    window of_key as (partition by x.key)
+  ), single as materialized (
+    select c.key from c where c.x or (c.n > 1 and c.incomplete > 0)
+    union select old.key from unnest(old_keys) as old(key) where old.key is not null
+    union select s.key from inbox.shift s where s.relation = stmt.relation and s.key = any(heads.key)
+  ), newest as materialized (
+    select distinct on (c.key) c.* from c where not exists (select from single where single.key = c.key)
+    order by c.key, c.e desc, c.t desc, c.s desc
+  ), won as (
+    insert into inbox.row_version as r
+      (relation, key, origin, epoch, time, seq, deleted, behind, was_epoch, was_time, was_seq)
+    select stmt.relation, w.* from (
+      select n.key, n.o, n.e, n.t, n.s, n.del, n.u,
+        case when n.n > 1 then 0 end, case when n.n > 1 then 0 end, case when n.n > 1 then 0 end from newest n
+      union all
+      select single.key, 0, 0, 0, 0, true, null, null, null, null from single
+      order by 1
+    ) w
+    on conflict (relation, key) do update
+    set origin = excluded.origin, epoch = excluded.epoch, time = excluded.time, seq = excluded.seq,
+        deleted = excluded.deleted,
+        behind = case when excluded.behind is not null
+          then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, excluded.behind) end,
+        was_epoch = case when excluded.was_seq is not null then r.epoch end,
+        was_time = case when excluded.was_seq is not null then r.time end,
+        was_seq = case when excluded.was_seq is not null then r.seq end
+    where (excluded.epoch, excluded.time, excluded.seq) > (r.epoch, r.time, r.seq) and not r.parked
+    returning r.key, r.was_epoch, r.was_time, r.was_seq
+  ), logged as (
+    insert into inbox.applied (origin, seq_id, status, statement, partition, "offset")
+    select c.o, c.s,
+      case when won.key is not null and (won.was_seq is null or (c.e, c.t, c.s) > (won.was_epoch, won.was_time, won.was_seq))
+        then 'APPLIED' else 'SUPERSEDED' end, stmt.id, its_partition, c.f
+    from c left join won on won.key = c.key
+    where not exists (select from single where single.key = c.key)
+    order by c.o, c.s
+    on conflict do nothing
+    returning origin, seq_id, status
+  )
+  select (select array_agg(n.i) from newest n join won on won.key = n.key where n.u is null),
+    (select array_agg(n.i) from newest n join won on won.key = n.key where n.u is not null),
+    (select array_agg(c.i order by c.e, c.t, c.s) from c where exists (select from single where single.key = c.key)),
+    (select array_agg(c.i order by c.i) from c join logged on logged.origin = c.o and logged.seq_id = c.s where logged.status = 'SUPERSEDED'),
+    (select array_agg(won.key) from won)
+  into winners, partials, singles, lost, touched;
 end
 $function$
 ;
@@ -1235,32 +1308,31 @@ CREATE OR REPLACE FUNCTION inbox.leave(stmt inbox.statement, its_key text, chang
 AS $function$
 declare
   r inbox.row_version;
-  befores jsonb;
+  x inbox.shift;
   before jsonb;
-  past record;
-  came boolean := false;
+  befores jsonb[] := array[leave.change -> '~b'];
+  found_past record;
   there record;
   outcome text := 'absent';
 begin
   select * into r from inbox.row_version v
   where v.relation = stmt.relation and v.key = its_key and (its_epoch, its_time, its_seq) > (v.epoch, v.time, v.seq);
   if not found then return 'settled'; end if;
-  insert into inbox.shift as x (relation, key, origin, seq_id, epoch, time, change, images)
-  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change, jsonb_build_array(change -> '~b'))
-  on conflict (relation, key, epoch, time, seq_id, origin) do update set taken = x.taken
-  returning x.images into befores;
-  if r.parked then
-    for before in select jsonb_array_elements(befores) loop
-      past := inbox.settle_past(stmt, its_key, before, its_epoch, its_time, its_seq);
-      came := came or past.came;
-      continue when befores @> jsonb_build_array(past.image);
-      befores := befores || jsonb_build_array(past.image);
-      update inbox.shift x set images = befores
-      where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
-    end loop;
-    if came then return 'absent'; end if; -- by a change that was parked, so what stands here is another row
+  insert into inbox.shift (relation, key, origin, seq_id, epoch, time, change)
+  values (stmt.relation, its_key, its_origin, its_seq, its_epoch, its_time, change)
+  on conflict do nothing;
+  select * into x from inbox.shift s
+  where s.relation = stmt.relation and s.key = its_key and s.epoch = its_epoch and s.time = its_time and s.seq_id = its_seq and s.origin = its_origin;
+  if r.parked or x.past <> '[]' then
+    found_past := inbox.settle_past(stmt, its_key, befores[1], its_epoch, its_time, its_seq, x.past);
+    befores := found_past.images;
+    if found_past.past <> x.past then
+      update inbox.shift s set past = found_past.past
+      where s.relation = stmt.relation and s.key = its_key and s.epoch = its_epoch and s.time = its_time and s.seq_id = its_seq and s.origin = its_origin;
+    end if;
+    if found_past.came then return 'absent'; end if; -- by a change that was parked, so what stands here is another row
   end if;
-  for before in select jsonb_array_elements(befores) loop
+  foreach before in array befores loop
     begin
       there := inbox.effect_left(stmt.leave, json_build_array(json_build_object('~b', before)));
     exception when data_exception then
@@ -1269,8 +1341,8 @@ begin
     end;
     if there.gone > 0 then
       update inbox.row_version v set deleted = true, behind = null where v.relation = stmt.relation and v.key = its_key;
-      update inbox.shift x set taken = true
-      where x.relation = stmt.relation and x.key = its_key and x.origin = its_origin and x.seq_id = its_seq;
+      update inbox.shift s set taken = true
+      where s.relation = stmt.relation and s.key = its_key and s.origin = its_origin and s.seq_id = its_seq;
       return 'left';
     end if;
     if there.found_rows > 0 then outcome := 'shifted'; end if;
@@ -1655,32 +1727,43 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION inbox.settle_past(stmt inbox.statement, its_key text, before jsonb, its_epoch integer, its_time bigint, its_seq bigint, OUT image jsonb, OUT came boolean)
+CREATE OR REPLACE FUNCTION inbox.settle_past(stmt inbox.statement, its_key text, before jsonb, its_epoch integer, its_time bigint, its_seq bigint, INOUT past jsonb, OUT images jsonb[], OUT came boolean)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
-  p inbox.parked;
+  p record;
   change jsonb;
+  image jsonb := before;
   settled boolean := false;
 begin
-  image := before;
+  images := array[before];
   came := false;
   for p in
-    select * from inbox.parked x
+    select x.epoch, x.time, x.seq_id, true as here, x as entry, x.change::jsonb as change from inbox.parked x
     where x.relation = stmt.relation and x.key = its_key and (x.epoch, x.time, x.seq_id) < (its_epoch, its_time, its_seq)
       and x.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED')
-    order by x.epoch desc, x.time desc, x.seq_id desc for update
+    union all
+    select (e.change ->> '~e')::integer, (e.change ->> '~t')::bigint, (e.change ->> '~s')::bigint, false, null, e.change from jsonb_array_elements(past) as e(change)
+    order by 1 desc, 2 desc, 3 desc
   loop
-    change := p.change::jsonb;
-    exit when came or change is null or change ->> '~op' = 'DELETE'
-      or not image @> (select coalesce(jsonb_object_agg(c.name, c.value), '{}') from jsonb_each(change) as c(name, value) where not starts_with(c.name, '~'));
-    came := change ->> '~op' = 'INSERT' or change -> '~x' is not null;
-    if not came then
-      image := image || (change -> '~b');
+    change := p.change;
+    if change is null or change ->> '~op' = 'DELETE'
+       or not image @> (select coalesce(jsonb_object_agg(c.name, c.value), '{}') from jsonb_each(change) as c(name, value) where not starts_with(c.name, '~')) then
+      exit when p.here;
+      continue;
     end if;
-    perform inbox.supersede(stmt, p);
-    settled := true;
+    if p.here then
+      perform inbox.supersede(stmt, p.entry);
+      past := past || jsonb_build_array(change);
+      settled := true;
+    end if;
+    if change ->> '~op' = 'INSERT' or change -> '~x' is not null then
+      came := p.here;
+      exit;
+    end if;
+    image := image || (change -> '~b');
+    images := images || image;
   end loop;
   if settled then
     perform inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, false, true);

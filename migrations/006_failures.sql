@@ -98,33 +98,45 @@ language sql immutable
 return 'the new key is written; at the old key stands a row that is not the before-image';
 
 -- What is parked at a key and leads, image by image, to the one a key change left is the past of the row that moved: it
--- is settled by it. Another row's changes, which moved in (id = id + 1), do not. image: from before all that, or the one
--- with which it came to this key (`came`), if it did so by one of them.
+-- is settled by it. Another row's changes, which moved in (id = id + 1), do not. past: what was settled so before, for
+-- what comes later may lie between; returned with what is settled now. images: those the row may still have here.
+-- came: it came to this key by a change that was parked until now.
 create function inbox.settle_past(
-  stmt inbox.statement, its_key text, before jsonb, its_epoch integer, its_time bigint, its_seq bigint, out image jsonb, out came boolean
+  stmt inbox.statement, its_key text, before jsonb, its_epoch integer, its_time bigint, its_seq bigint, inout past jsonb, out images jsonb[], out came boolean
 ) language plpgsql volatile as $$
 declare
-  p inbox.parked;
+  p record;
   change jsonb;
+  image jsonb := before;
   settled boolean := false;
 begin
-  image := before;
+  images := array[before];
   came := false;
   for p in
-    select * from inbox.parked x
+    select x.epoch, x.time, x.seq_id, true as here, x as entry, x.change::jsonb as change from inbox.parked x
     where x.relation = stmt.relation and x.key = its_key and (x.epoch, x.time, x.seq_id) < (its_epoch, its_time, its_seq)
       and x.reason in ('REFUSED', 'WAITING', 'BEHIND', 'SKIPPED')
-    order by x.epoch desc, x.time desc, x.seq_id desc for update
+    union all
+    select (e.change ->> '~e')::integer, (e.change ->> '~t')::bigint, (e.change ->> '~s')::bigint, false, null, e.change from jsonb_array_elements(past) as e(change)
+    order by 1 desc, 2 desc, 3 desc
   loop
-    change := p.change::jsonb;
-    exit when came or change is null or change ->> '~op' = 'DELETE'
-      or not image @> (select coalesce(jsonb_object_agg(c.name, c.value), '{}') from jsonb_each(change) as c(name, value) where not starts_with(c.name, '~'));
-    came := change ->> '~op' = 'INSERT' or change -> '~x' is not null;
-    if not came then
-      image := image || (change -> '~b');
+    change := p.change;
+    if change is null or change ->> '~op' = 'DELETE'
+       or not image @> (select coalesce(jsonb_object_agg(c.name, c.value), '{}') from jsonb_each(change) as c(name, value) where not starts_with(c.name, '~')) then
+      exit when p.here;
+      continue;
     end if;
-    perform inbox.supersede(stmt, p);
-    settled := true;
+    if p.here then
+      perform inbox.supersede(stmt, p.entry);
+      past := past || jsonb_build_array(change);
+      settled := true;
+    end if;
+    if change ->> '~op' = 'INSERT' or change -> '~x' is not null then
+      came := p.here;
+      exit;
+    end if;
+    image := image || (change -> '~b');
+    images := images || image;
   end loop;
   if settled then
     perform inbox.settle_parked(stmt, its_key, its_epoch, its_time, its_seq, false, true);

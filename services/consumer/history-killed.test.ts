@@ -14,6 +14,8 @@ type Random = (below: number) => number
 /** A seventh of the values is too long for its column. */
 const TOO_LONG = 'more than ten characters'
 const CHANGES = 400
+/** No more: at the end one is left, and would be killed more often than it can begin anew. */
+const MOST_KILLS = 20
 
 /** A linear congruential generator (Numerical Recipes): the same numbers for a seed everywhere. */
 function randomOf(seed: number): Random {
@@ -104,6 +106,7 @@ for (const [keys, seed] of [['fresh', 13], ['fresh', 17], ['fresh', 29], ['reuse
     const parts = { slot, clockTolerance: 300_000, course: COURSE, relations: openRelations({ source: 'INFORMIX', destination: 'POSTGRESQL', autoCreate: true, log: pino({ level: 'silent' }) }) }
 
     let busy = 3
+    let kills = 0
     const work = queuesOf(changes, random).map((queue, at) => run(rigs[at]!, at, queue, randomOf(seed + at)).finally(() => { busy -= 1 }))
     while (busy > 0) {
       await unparkDue(parts).catch(lost)
@@ -112,7 +115,7 @@ for (const [keys, seed] of [['fresh', 13], ['fresh', 17], ['fresh', 29], ['reuse
         const change = bySeqId.get(String(seq_id))!
         await second!.apply(9, { ...change, identity: { ...change.identity, attempt: Number(attempts) + 1 } }).catch(lost)
       }
-      if (random(5) === 0) await first!.rows(`select pg_terminate_backend(pid) from (select pid from pg_stat_activity
+      if (random(5) === 0 && kills++ < MOST_KILLS) await first!.rows(`select pg_terminate_backend(pid) from (select pid from pg_stat_activity
         where datname = current_database() and application_name like 'deltapost rig _' order by random() limit 1) as one`)
     }
     await Promise.all(work)

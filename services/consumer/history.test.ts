@@ -93,6 +93,7 @@ test('I8 any history with refused values, delivered in any order, ends as the so
     const { changes, rows: expected } = history(list)
     await deliver(rig, changes, (below) => Number(chances.next().value) % below)
     await rig.tend()
+    t.deepEqual(await rig.rows('select state, stop_reason from outbox.relation where stop_reason is not null'), [])
     const outcomes = await rig.rows('select seq_id from inbox.applied')
     t.is(outcomes.length, changes.length, 'every change has an outcome')
     await rig.rows('alter table app.account alter column name type text')

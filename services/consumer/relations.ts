@@ -78,7 +78,8 @@ async function prepareAfresh(sql: Sql, topic: string, arrivals: readonly Arrival
   // Another consumer may create the table in between with fewer columns: not until all are there may a change be applied.
   for (let turn = 1; target === undefined || lacks(target, names); turn += 1) {
     if (turn === 4) throw targetMissing(relation)
-    if (turn > 1) relation = await meetRelation(sql, options.source, schema, table)
+    // Read behind the target: whoever created it says so in the same transaction.
+    if (turn > 1 || target !== undefined) relation = await meetRelation(sql, options.source, schema, table)
     await grow(sql, relation, target, names, options)
     target = await readTarget(sql, relation.targetSchema, relation.targetTable)
   }

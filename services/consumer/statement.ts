@@ -154,55 +154,11 @@ returning a.seq_id`,
   }
 }
 
-/** Upserts row_version in key order, logs every outcome that is plain, and names who won (see inbox.apply_rows). */
+/** Who the changes are and which rows they are of, as arrays: what inbox.guard needs, whose statement is the same for all relations. */
 function guardText(keyDefinition: string, key: string): string {
-  return `with c as materialized (
-  select c."~i" as i, c."~x" as x, c."~op" as op, c."~o" as o, c."~e" as e, c."~t" as t, c."~s" as s, c."~f" as f, c."~u" as u,
-    ${key} as key, count(*) over (partition by ${key}) as n, count(c."~u") over (partition by ${key}) as incomplete
-  from json_to_recordset($1) as c(${meta}, ${keyDefinition})
-), single as materialized (
-  select c.key from c where c.x or (c.n > 1 and c.incomplete > 0)
-  union select old.key from unnest($3::text[]) as old(key) where old.key is not null
-  union select s.key from inbox.shift s where s.relation = $2 and s.key in (select c.key from c)
-), newest as materialized (
-  select distinct on (c.key) c.* from c where not exists (select from single where single.key = c.key)
-  order by c.key, c.e desc, c.t desc, c.s desc
-), won as (
-  insert into inbox.row_version as r
-    (relation, key, origin, epoch, time, seq, deleted, behind, was_epoch, was_time, was_seq)
-  select $2, w.* from (
-    select n.key, n.o, n.e, n.t, n.s, n.op = 'DELETE', n.u,
-      case when n.n > 1 then 0 end, case when n.n > 1 then 0 end, case when n.n > 1 then 0 end from newest n
-    union all
-    select single.key, 0, 0, 0, 0, true, null, null, null, null from single
-    order by 1
-  ) w
-  on conflict (relation, key) do update
-  set origin = excluded.origin, epoch = excluded.epoch, time = excluded.time, seq = excluded.seq,
-      deleted = excluded.deleted,
-      behind = case when excluded.behind is not null
-        then inbox.behind_of(r.behind, r.epoch, r.time, r.seq, excluded.behind) end,
-      was_epoch = case when excluded.was_seq is not null then r.epoch end,
-      was_time = case when excluded.was_seq is not null then r.time end,
-      was_seq = case when excluded.was_seq is not null then r.seq end
-  where (excluded.epoch, excluded.time, excluded.seq) > (r.epoch, r.time, r.seq) and not r.parked
-  returning r.key, r.was_epoch, r.was_time, r.was_seq
-), logged as (
-  insert into inbox.applied (origin, seq_id, status, statement, partition, "offset")
-  select c.o, c.s,
-    case when won.key is not null and (won.was_seq is null or (c.e, c.t, c.s) > (won.was_epoch, won.was_time, won.was_seq))
-      then 'APPLIED' else 'SUPERSEDED' end, $4, $5, c.f
-  from c left join won on won.key = c.key
-  where not exists (select from single where single.key = c.key)
-  order by c.o, c.s
-  on conflict do nothing
-  returning origin, seq_id, status
-)
-select (select array_agg(n.i) from newest n join won on won.key = n.key where n.u is null),
-  (select array_agg(n.i) from newest n join won on won.key = n.key where n.u is not null),
-  (select array_agg(c.i order by c.e, c.t, c.s) from c where exists (select from single where single.key = c.key)),
-  (select array_agg(c.i order by c.i) from c join logged on logged.origin = c.o and logged.seq_id = c.s where logged.status = 'SUPERSEDED'),
-  (select array_agg(won.key) from won)`
+  return `select array_agg(c."~i"), array_agg(coalesce(c."~x", false)), array_agg(c."~op" = 'DELETE'), array_agg(c."~o"), array_agg(c."~e"), array_agg(c."~t"),
+  array_agg(c."~s"), array_agg(c."~f"), array_agg(c."~u"), array_agg(${key})
+from json_to_recordset($1) as c(${meta}, ${keyDefinition})`
 }
 
 function partialText(

@@ -31,7 +31,7 @@ export type TargetTable = {
 
 /** Reads a target table; undefined where it does not exist. Views and foreign tables count as not existing. */
 export async function readTarget(sql: Sql, schema: string, table: string): Promise<TargetTable | undefined> {
-  const columns = await sql<((TargetColumn | { name: null }) & { generated: boolean; checks: TargetCheck[]; primaryKey: string[] | null; shape: string | null })[]>`
+  const columns = await sql<((TargetColumn | { name: null }) & { generated: boolean; checks: TargetCheck[] | null; primaryKey: string[] | null; shape: string | null })[]>`
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
            b.typname as base, a.attnotnull as "notNull", a.atthasdef or a.attidentity <> '' as "hasDefault",
            a.attidentity = 'a' as "identityAlways", a.attgenerated <> '' as generated,
@@ -41,9 +41,7 @@ export async function readTarget(sql: Sql, schema: string, table: string): Promi
                    from pg_type e where e.oid = b.typelem and b.typcategory = 'A') then null else 'pg_catalog' end
            else (select o.oprnamespace::regnamespace::text from pg_operator o where o.oprname = '=' and o.oprleft = b.oid and o.oprright = b.oid limit 1)
            end as equality,
-           (select coalesce(json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid), 'columns',
-              (select coalesce(json_agg(x.attname), '[]') from pg_attribute x where x.attrelid = c.oid and x.attnum = any(k.conkey)))), '[]')
-            from pg_constraint k where k.conrelid = c.oid and k.contype = 'c') as checks,
+           case when row_number() over (order by a.attnum) = 1 then inbox.checks_of(n.nspname, c.relname) end as checks,
            outbox.primary_key_of(n.nspname, c.relname) as "primaryKey",
            inbox.shape_of(n.nspname, c.relname) as shape
     from pg_class c
@@ -66,7 +64,7 @@ export async function readTarget(sql: Sql, schema: string, table: string): Promi
     // A table without columns gives one row without a name.
     columns: columns.flatMap(({ generated, checks: _checks, primaryKey: _primaryKey, shape: _shape, ...column }) => column.name === null || generated ? [] : [column]),
     generated: columns.flatMap((column) => column.name !== null && column.generated ? [column.name] : []),
-    checks: first.checks,
+    checks: first.checks ?? [],
     primaryKey: first.primaryKey,
     shape: first.shape,
   }

@@ -20,6 +20,7 @@ test('I7 two consumers that see a table for the first time at once lose no colum
   for (let at = 1; at <= 12; at += 1) {
     const table = `fresh_${at}`
     await Promise.all([apply(0, arrival(table, 'INSERT', 1, { id: '1' })), apply(1, arrival(table, 'INSERT', 2, { id: '2', extra: 'kept' }))])
+    t.deepEqual(await rows('select stop_reason from outbox.relation where stop_reason is not null'), [])
     t.deepEqual(await rows(`select id, extra from app.${table} order by id`), [{ id: '1', extra: null }, { id: '2', extra: 'kept' }])
   }
 })

@@ -128,9 +128,14 @@ export function sqlstateOf(error: unknown): string | undefined {
 
 /** True where waiting can help: connection, sign-in, resources, locks, deadlocks, cancelled by timeout, shutting down. */
 export function isEnvironment(error: unknown): boolean {
-  if (error instanceof SlotLost) return true
+  if (error instanceof SlotLost || isFatal(error)) return true
   const state = sqlstateOf(error)
   return state !== undefined && /^(08|25|26|28|3D|40|53|55P03|57|58|F0|XX)/.test(state)
+}
+
+/** The server ended or refused the connection, whatever SQLSTATE it gives for that: 55000 of a database that takes none. */
+function isFatal(error: unknown): boolean {
+  return error instanceof Error && 'severity' in error && (error.severity === 'FATAL' || error.severity === 'PANIC')
 }
 
 /**
@@ -139,7 +144,7 @@ export function isEnvironment(error: unknown): boolean {
  * may raise what it likes. Errors without a code are the caller's.
  */
 function isLoss(error: unknown): boolean {
-  if (error instanceof SlotLost) return true
+  if (error instanceof SlotLost || isFatal(error)) return true
   const state = sqlstateOf(error)
   if (state !== undefined) return /^(08|25P|26|28|3D|57P|58|F0|XX)/.test(state)
   return error instanceof Error && 'code' in error && typeof error.code === 'string' && /^(E[A-Z]+|CONNECT|SASL|MAX_|MESSAGE_|NOT_TAGGED|UNSAFE)/.test(error.code)

@@ -11,6 +11,7 @@ import { openLocalWake } from '../../services/runtime/wake.ts'
 import { connect, freshDatabase } from './database.ts'
 import { brokers, createTopic } from './kafka.ts'
 import { startListener } from './listener.ts'
+import type { Answered } from './listener.ts'
 
 export type Way = {
   /** Where changes are taken in, and where they are applied: the same server, and one database or two. */
@@ -24,6 +25,8 @@ export type Way = {
   named: (name: string) => string
   /** Posts changes in one body, for this topic unless another is named, and returns their seq_ids. */
   post: (changes: readonly Posted[], topic?: string) => Promise<string[]>
+  /** The same with the listener's answer as it came. */
+  send: (changes: readonly Posted[], topic?: string) => Promise<Answered>
   /** A further consumer, of another topic. */
   consume: (topic: string) => void
   /** What the audit of the first database shows of a change. */
@@ -93,7 +96,7 @@ export async function openWay({ two, settings = {}, servers = brokers() }: WayOp
   consume(topic)
   const poster = await openPoster(a.url, topic)
   return {
-    first, target, topic, account, consume, url: a.url, named: (name) => `${topic}.${name}`, post: poster.post,
+    first, target, topic, account, consume, url: a.url, named: (name) => `${topic}.${name}`, post: poster.post, send: poster.send,
     audit: (seqId) => auditOf(first, seqId),
     said: () => lines,
     async close() {
@@ -127,23 +130,25 @@ async function makeAccount(target: Sql, topic: string): Promise<string> {
 }
 
 /** Posts changes, by a listener for each topic. */
-async function openPoster(url: string, topic: string): Promise<Pick<Way, 'post'> & { stop: () => Promise<unknown> }> {
+async function openPoster(url: string, topic: string): Promise<Pick<Way, 'post' | 'send'> & { stop: () => Promise<unknown> }> {
   const listeners = new Map([[topic, await startListener(url, { topic })]])
   let second = 0
+  async function send(changes: readonly Posted[], to = topic): Promise<Answered> {
+    const listener = listeners.get(to) ?? await startListener(url, { topic: to })
+    listeners.set(to, listener)
+    return listener.post(JSON.stringify(changes.map(({ table, operation = 'INSERT', data, ahead }) => {
+      second += 1
+      const time = new Date(Date.now() + (ahead ?? second * 1_000 - 1_200_000)).toISOString().replace(/\.\d+Z/, '.1Z')
+      return { TIME: time, SCHEMANAME: 'app', TABLENAME: table, OPERATION: operation, DATA: data }
+    })))
+  }
   return {
+    send,
     stop: () => Promise.all([...listeners.values()].map((one) => one.stop())),
-    async post(changes, to = topic) {
-      const listener = listeners.get(to) ?? await startListener(url, { topic: to })
-      listeners.set(to, listener)
-      const bodies = changes.map(({ table, operation = 'INSERT', data, ahead }) => {
-        second += 1
-        const time = new Date(Date.now() + (ahead ?? second * 1_000 - 1_200_000)).toISOString().replace(/\.\d+Z/, '.1Z')
-        return { TIME: time, SCHEMANAME: 'app', TABLENAME: table, OPERATION: operation, DATA: data }
-      })
-      const answer = await listener.post(JSON.stringify(bodies))
-      if (answer.status !== 200) throw new Error(`the listener answered ${answer.status}: ${answer.text}`)
+    async post(changes, to) {
+      const answer = await send(changes, to)
       return (answer.json as { seq_id?: string }[]).map(({ seq_id: seqId }) => {
-        if (seqId === undefined) throw new Error(`the listener rejected a change: ${answer.text}`)
+        if (seqId === undefined) throw new Error(`the listener answered ${answer.status}: ${answer.text}`)
         return seqId
       })
     },
