@@ -651,7 +651,7 @@ drop type inbox.item;
 drop function inbox.tell_failures(smallint[], bigint[], jsonb);
 drop function inbox.set_aside(inbox.statement, json, text, text, text, text, integer, jsonb);
 drop function inbox.kept_change(json, boolean, text);
-drop function inbox.settle_past(inbox.statement, text, jsonb, integer, bigint, bigint);
+drop function inbox.settle_past(inbox.statement, text, jsonb, integer, bigint, bigint, jsonb);
 drop function inbox.key_shift();
 drop function inbox.leave_old_key(inbox.statement, inbox.parked);
 drop function inbox.supersede(inbox.statement, inbox.parked);

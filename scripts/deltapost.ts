@@ -19,6 +19,7 @@ import { addResume, addStop } from './commands/resume.ts'
 import { addSchema } from './commands/schema.ts'
 import { addServe } from './commands/serve.ts'
 import { addStatus } from './commands/status.ts'
+import { addTorture } from './commands/torture.ts'
 import { addUp } from './commands/up.ts'
 
 const AFTER = `
@@ -45,7 +46,7 @@ function commandLine(): Command {
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`${text.replace(/^error: /, 'Error: ').trimEnd()}\n`) })
     .addHelpText('after', AFTER)
-  for (const add of [addUp, addDemo, addBench, addServe, addMigrate, addStatus, addEvent, addSchema, addRejected, addParked, addResume, addStop, addNotice, addPrune, addLanes, addOrigin, addDoctor]) add(program)
+  for (const add of [addUp, addDemo, addBench, addTorture, addServe, addMigrate, addStatus, addEvent, addSchema, addRejected, addParked, addResume, addStop, addNotice, addPrune, addLanes, addOrigin, addDoctor]) add(program)
   return program
 }
 

@@ -10,7 +10,7 @@ const OLDEST_NODE = 18
 const root = dirname(dirname(realpathSync(fileURLToPath(import.meta.url))))
 const [command, ...rest] = process.argv.slice(2)
 // These use the development dependencies (servers, test runner); the others also run where `--omit=dev` installed.
-const needsDevelopment = ['bench', 'demo', 'test', 'up'].includes(command ?? '')
+const needsDevelopment = ['bench', 'demo', 'test', 'torture', 'up'].includes(command ?? '')
 
 function fail(message, remedy) {
   process.stderr.write(`Error: ${message}\nTry: ${remedy}\n`)

@@ -19,7 +19,7 @@ import { connect, emptyDatabase, freshDatabase } from './support/database.ts'
 import { readTopic } from './support/events.ts'
 import { administrate, brokers, createTopic, freshTopic } from './support/kafka.ts'
 import { untilAnswered } from './support/posts.ts'
-import { openProxy } from './support/proxy.ts'
+import { openProxy } from '../scripts/torture/proxy.ts'
 import { until } from './support/until.ts'
 
 const PROGRAM = join(import.meta.dirname, '..', 'scripts', 'deltapost.ts')

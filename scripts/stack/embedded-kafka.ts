@@ -50,7 +50,7 @@ export const KAFKA_SETTINGS = {
 }
 
 export const KAFKA_HEAP = ['-Xms256m', '-Xmx768m']
-const JVM = [...KAFKA_HEAP, '-XX:+UseSerialGC', '-Djava.awt.headless=true']
+const JVM = ['-XX:+UseSerialGC', '-Djava.awt.headless=true']
 const LOGGING = [
   '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn',
   // The one line that says it is ready.
@@ -66,20 +66,45 @@ export async function embeddedKafka(options: {
   fresh?: boolean | undefined
   log: (line: string) => void
 }): Promise<EmbeddedKafka> {
-  const { directory } = options
+  const [controllerPort = 0, freePort = 0] = await freePorts(2)
+  const { directory, fresh, log } = options
+  const place = { port: options.port ?? freePort, controllerPort }
+  return kafkaNode({ directory, fresh, log, place, settings: { 'controller.quorum.voters': `1@127.0.0.1:${controllerPort}` }, heap: KAFKA_HEAP, cluster: newCluster() })
+}
+
+/** Where a node listens. */
+export type Place = { port: number; controllerPort: number }
+
+/** A name for a new cluster, as all nodes of it have it in their data. */
+export function newCluster(): string {
+  return randomBytes(16).toString('base64url')
+}
+
+/**
+ * Starts one node on 127.0.0.1, of as many as the `settings` say (they go over KAFKA_SETTINGS). Resolves when it serves,
+ * which takes a majority of the controllers. `cluster` is for data that are made now.
+ */
+export async function kafkaNode(options: {
+  directory: string
+  place: Place
+  settings: Readonly<Record<string, string>>
+  heap: readonly string[]
+  cluster: string
+  fresh?: boolean | undefined
+  log: (line: string) => void
+}): Promise<EmbeddedKafka> {
+  const { directory, place: { port } } = options
   const jars = await kafkaJars(options.log)
   mkdirSync(directory, { recursive: true })
-  const [controllerPort = 0, freePort = 0] = await freePorts(2)
-  const port = options.port ?? freePort
   const properties = join(directory, 'server.properties')
   const pidFile = join(directory, 'kafka.pid')
-  const java = { program: javaProgram(), jars, directory }
+  const java = { program: javaProgram(), jars, directory, heap: options.heap }
 
   if (existsSync(pidFile)) await endOrphan(Number(readFileSync(pidFile, 'utf8')), properties, 'SIGTERM')
   const data = join(directory, 'data')
   if (options.fresh === true) rmSync(data, { recursive: true, force: true })
-  if (!existsSync(data)) await format(java, controllerPort, port)
-  writeProperties(properties, data, controllerPort, port)
+  if (!existsSync(data)) await format(java, options)
+  writeProperties(properties, data, options)
 
   let server: GuardedServer | undefined
   const start = async (): Promise<void> => {
@@ -99,28 +124,27 @@ export async function embeddedKafka(options: {
   }
 }
 
-type Java = { program: string; jars: string; directory: string }
+type Java = { program: string; jars: string; directory: string; heap: readonly string[] }
 
-function writeProperties(file: string, data: string, controllerPort: number, port: number): void {
-  const settings = {
+function writeProperties(file: string, data: string, { place, settings }: { place: Place; settings: Readonly<Record<string, string>> }): void {
+  const all = {
     ...KAFKA_SETTINGS,
-    'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
-    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
-    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
+    listeners: `PLAINTEXT://127.0.0.1:${place.port},CONTROLLER://127.0.0.1:${place.controllerPort}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${place.port}`,
     'log.dirs': data,
+    ...settings,
   }
-  writeFileSync(file, Object.entries(settings).map(([name, value]) => `${name}=${value}\n`).join(''))
+  writeFileSync(file, Object.entries(all).map(([name, value]) => `${name}=${value}\n`).join(''))
 }
 
 /** Done beside its place and renamed, so that a directory whose formatting was cut off is not taken for a good one. */
-async function format(java: Java, controllerPort: number, port: number): Promise<void> {
+async function format(java: Java, node: { place: Place; settings: Readonly<Record<string, string>>; cluster: string }): Promise<void> {
   const partial = join(java.directory, 'data.partial')
   const properties = join(java.directory, 'format.properties')
   rmSync(partial, { recursive: true, force: true })
-  writeProperties(properties, partial, controllerPort, port)
-  const cluster = randomBytes(16).toString('base64url')
+  writeProperties(properties, partial, node)
   // With "=", because one name in 64 begins with "-" and would be read as an option.
-  const tool = ['-cp', join(java.jars, '*'), 'kafka.tools.StorageTool', 'format', `--cluster-id=${cluster}`, '-c', properties]
+  const tool = ['-cp', join(java.jars, '*'), 'kafka.tools.StorageTool', 'format', `--cluster-id=${node.cluster}`, '-c', properties]
   // The tool runs half a second: compiling its code well would take longer than running it.
   await promisify(execFile)(java.program, ['-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', ...LOGGING, ...tool])
   renameSync(partial, join(java.directory, 'data'))
@@ -130,7 +154,7 @@ async function startServer(java: Java, properties: string): Promise<GuardedServe
   const logFile = join(java.directory, 'kafka.log')
   const server = await startGuarded({
     command: java.program,
-    args: [...JVM, ...LOGGING, '-cp', join(java.jars, '*'), 'kafka.Kafka', properties],
+    args: [...java.heap, ...JVM, ...LOGGING, '-cp', join(java.jars, '*'), 'kafka.Kafka', properties],
     directory: java.directory,
     logFile,
     stopSignal: 'TERM',

@@ -318,3 +318,15 @@ test('two consumers that resume one relation without a key at once count each ro
   }))
   t.deepEqual(await rows('select count(*)::int as n from app.log'), [{ n: 1 + 3 * (700 - 14) }])
 })
+
+test('I7 a row moves away from a text key that came with blanks at its end', async (t) => {
+  const { apply, rows } = await rig(t, ['create table app.pair (code varchar(10) primary key, label text)', 'create table app.bare (code text primary key)'])
+  for (const table of ['pair', 'bare']) {
+    const image = (code: string): Record<string, string> => (table === 'pair' ? { code, label: 'x' } : { code })
+    const moved: Record<string, [string, string]> = table === 'pair' ? { code: ['B   ', 'C   '], label: ['x', 'x'] } : { code: ['B   ', 'C   '] }
+    await apply(0, arrival(table, 'INSERT', 1, image('B   ')))
+    await apply(0, arrival(table, 'UPDATE', 2, moved))
+    t.deepEqual(await rows(`select code from app.${table}`), [{ code: 'C' }])
+  }
+  t.deepEqual(await rows('select reason from inbox.parked'), [])
+})

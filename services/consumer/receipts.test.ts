@@ -6,7 +6,7 @@ import { becomeSecond, readReceipts, readStatementTexts, tellOutcomes, tellState
 import { freshDatabase } from '../../test/support/database.ts'
 import { arrival, consumerRig } from '../../test/support/arrivals.ts'
 import type { Rig } from '../../test/support/arrivals.ts'
-import { openProxy } from '../../test/support/proxy.ts'
+import { openProxy } from '../../scripts/torture/proxy.ts'
 import { until } from '../../test/support/until.ts'
 import { openSlot } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'

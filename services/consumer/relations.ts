@@ -126,7 +126,9 @@ async function grow(
     const key = relation.keyColumns ?? []
     const columns = [...new Set([...key, ...names])].map((column) => `${ident(column)} text`)
     const primaryKey = key.length > 0 ? [`primary key (${key.map(ident).join(', ')})`] : []
-    await ddl(sql, relation, `create schema if not exists ${ident(relation.targetSchema)};
+    // "if not exists" asks for the right to create one also where it exists.
+    const [schema] = await sql`select from pg_namespace where nspname = ${relation.targetSchema}`
+    await ddl(sql, relation, `${schema === undefined ? `create schema if not exists ${ident(relation.targetSchema)};` : ''}
       create table if not exists ${name} (${[...columns, ...primaryKey].join(', ')});
       update outbox.relation set created = true where id = ${relation.id} and not created`)
     options.log.info({ schema: relation.targetSchema, table: relation.targetTable, key }, 'created the target table from what the change carries')

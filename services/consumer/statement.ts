@@ -107,8 +107,9 @@ function keyedStatements(shape: StatementShape): Statements {
     : `do update set ${others.map((column) => `${ident(column.name)} = excluded.${ident(column.name)}`).join(', ')}`
   const keep = (column: TargetColumn, carried: string): string =>
     `${ident(column.name)} = case when ${carried} then ${read(column, 'c')} else t.${ident(column.name)} end`
-  const carriedAndSame = columns
-    .map((column) => `(not c."~b" ? ${literal(column.name)} or ${sameValue(column, 't', 'b')})`).join(' and ')
+  // The key is compared by what it is joined on: a text came with blanks that are not stored.
+  const carriedAndSame = columns.filter(({ name }) => !shape.key.includes(name))
+    .map((column) => `(not c."~b" ? ${literal(column.name)} or ${sameValue(column, 't', 'b')})`).join(' and ') || 'true'
 
   return {
     keyed: true,

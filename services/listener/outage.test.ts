@@ -5,7 +5,7 @@ import test from 'ava'
 import { connect, freshDatabase } from '../../test/support/database.ts'
 import { outboxConnection } from '../../test/support/events.ts'
 import { answerOf, startListener, type Answered } from '../../test/support/listener.ts'
-import { openProxy } from '../../test/support/proxy.ts'
+import { openProxy } from '../../scripts/torture/proxy.ts'
 import { until } from '../../test/support/until.ts'
 import { checkDurable } from './durable.ts'
 

@@ -301,9 +301,10 @@ test('I3 I4 I10 a topic that cannot be written delays no event of another in its
   const seqIds = await writeHot(at.sql, at.topic, 50, 25)
   const records = await readTopic(at.topic, everyOne(seqIds))
   t.deepEqual(outOfOrder(records), [])
-  await until(async () => (await left(at.sql)) === dead.length)
+  // Fewer where this takes so long that the relay itself has made the topic again, which it tries once a minute.
+  await until(async () => (await left(at.sql)) <= dead.length)
   t.is((await at.sql`select from outbox.event where attempt > 0`).length, 0)
-  await administrate((admin) => createTopic(admin, away, 3))
+  await administrate((admin) => admin.createTopics({ topics: [{ topic: away, numPartitions: 3 }], waitForLeaders: false }))
   t.deepEqual(outOfOrder(await readTopic(away, everyOne(dead))), [])
   await until(async () => (await left(at.sql)) === 0, { within: 20_000 })
   await one.stop()

@@ -1,0 +1,14 @@
+import { APPLIED } from './mutants/apply.ts'
+import { FAILED } from './mutants/failures.ts'
+import { INTAKE } from './mutants/intake.ts'
+import type { Mutant } from './mutants/mutant.ts'
+import { RELAY } from './mutants/relay.ts'
+
+export type { Mutant }
+
+/**
+ * Bugs for the campaign to find: those of ../shared/reference/reliability.md 3.6 and of DESIGN's "seen" faults, one for
+ * each kind of loss. Of some (a lease without a term, a consumer without one) nothing can be seen and none are here: what
+ * a second relay sends again, or a second consumer applies again, is recognised behind them.
+ */
+export const MUTANTS: readonly Mutant[] = [...INTAKE, ...RELAY, ...APPLIED, ...FAILED]

@@ -1,0 +1,45 @@
+import type { Result } from './campaign.ts'
+import type { MutantVerdict } from './mutant-run.ts'
+
+/** Every oracle is green, each fault could be done, and every step that was to be passed was. */
+export function isGreen({ findings, happened, notes }: Result): boolean {
+  return findings.every(({ faults }) => faults.length === 0) && happened.every(({ failed }) => failed === undefined) && notPassed(notes).length === 0
+}
+
+function notPassed(notes: Record<string, number>): string[] {
+  return Object.keys(notes).flatMap((note) => (note.endsWith(' not passed') && notes[note.replace(' not passed', ' hit')] === undefined ? [note] : []))
+}
+
+/** The report: what was done, and what each oracle says. */
+export function showResult(result: Result): void {
+  const { plan, happened, findings, growth } = result
+  const lines = [
+    `seed ${plan.seed}, ${result.changes} changes in ${result.posts} posts, ${result.seconds.toFixed(0)} s; all through ${result.drainSeconds.toFixed(1)} s after the last post`,
+    `answers: ${Object.entries(result.answers).map(([status, n]) => `${n} × ${status}`).join(', ')}`,
+    `faults: ${happened.length} (${counted(happened.map(({ kind }) => kind))})`,
+    ...[...new Set(happened.map(({ fault }) => fault))].toSorted().map((fault) => `  ${faultLine(fault, result)}`),
+    ...Object.entries(result.notes).map(([what, n]) => `  ${what}: ${n}`),
+    `peaks: ${Object.entries(growth.peakMegabytes).map(([role, megabytes]) => `${role} ${megabytes} MB, ${growth.peakDescriptors[role]} descriptors`).join('; ')}; ${growth.connections} connections; lag ${growth.worstLag.toFixed(1)} s`,
+    ...findings.flatMap(({ oracle, figure, faults }) => [`${faults.length === 0 ? 'green' : 'RED  '} ${oracle}: ${figure}`, ...faults.map((fault) => `        ${fault}`)]),
+    ...happened.flatMap(({ fault, failed }) => (failed === undefined ? [] : [`RED   the fault ${fault} could not be done or mended: ${failed}`])),
+    ...notPassed(result.notes).map((note) => `RED   ${note}`),
+  ]
+  process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+function faultLine(fault: string, { happened }: Result): string {
+  const all = happened.filter((one) => one.fault === fault)
+  const recovered = all.flatMap(({ recovered: ms }) => ms ?? []).toSorted((a, b) => a - b)
+  const p95 = recovered[Math.ceil(recovered.length * 0.95) - 1]
+  return `${fault} × ${all.length}${p95 === undefined ? '' : `, lag below 1 s again after ${(p95 / 1_000).toFixed(1)} s (p95 of ${recovered.length})`}`
+}
+
+function counted(names: readonly string[]): string {
+  return [...new Set(names)].map((name) => `${names.filter((one) => one === name).length} ${name}`).join(', ')
+}
+
+/** A line for each planted bug: which oracle turned red, and after how long. */
+export function showMutants(verdicts: readonly MutantVerdict[]): void {
+  const lines = verdicts.map(({ name, caught, red, seconds, first }) => `${caught ? 'caught' : 'MISSED'} ${name} by ${red.join(', ') || 'nothing'} after ${seconds.toFixed(0)} s${first === undefined ? '' : `: ${first}`}`)
+  process.stdout.write(`${lines.join('\n')}\n${verdicts.filter(({ caught }) => caught).length} of ${verdicts.length} planted bugs caught\n`)
+}

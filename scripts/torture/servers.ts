@@ -1,0 +1,42 @@
+import { spawnSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { DeltapostError } from '../../outbox/errors.ts'
+import { embeddedKafka } from '../stack/embedded-kafka.ts'
+import { embeddedPostgres } from '../stack/embedded-postgres.ts'
+import { embeddedCluster } from '../stack/kafka-cluster.ts'
+import type { Servers } from './rig.ts'
+
+/** What a file system has that is to be filled: enough for a short run. */
+const SMALL_MEGABYTES = 1_500
+
+/** A PostgreSQL and a Kafka of this process, with one node or three; `small` gives Postgres a disk that can be filled. */
+export async function startServers(options: { directory: string; brokers: number; small: boolean; log: (line: string) => void }): Promise<Servers & { stop: () => Promise<void> }> {
+  const { directory, log } = options
+  const begun = performance.now()
+  const place = join(directory, 'postgres')
+  if (options.small) mountSmall(place)
+  const [postgres, kafka] = await Promise.all([embeddedPostgres({ directory: place }), startKafka(join(directory, 'kafka'), options.brokers, log)])
+  log(`servers: PostgreSQL and ${options.brokers === 1 ? 'a Kafka of one node' : `${options.brokers} Kafka nodes`}, ready in ${((performance.now() - begun) / 1_000).toFixed(1)} s`)
+  return {
+    postgres, directory, kafka: kafka.nodes, ports: kafka.ports,
+    async stop() {
+      await Promise.all([postgres.stop(), kafka.stop()])
+      if (options.small) spawnSync('umount', [place])
+    },
+  }
+}
+
+async function startKafka(directory: string, brokers: number, log: (line: string) => void): Promise<{ ports: readonly number[]; nodes: Servers['kafka']; stop: () => Promise<void> }> {
+  if (brokers > 1) return embeddedCluster({ directory, nodes: brokers, log })
+  const kafka = await embeddedKafka({ directory, log })
+  return { ports: [kafka.port], nodes: [kafka], stop: kafka.stop }
+}
+
+function mountSmall(place: string): void {
+  mkdirSync(place, { recursive: true })
+  const done = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${SMALL_MEGABYTES}m`, 'none', place], { encoding: 'utf8' })
+  if (done.status === 0) return
+  throw new DeltapostError('NO_SMALL_DISK', `a disk that can be filled cannot be mounted: ${done.error?.message ?? done.stderr.trim()}`, 'run as root on Linux, or leave out the fault disk-full')
+}

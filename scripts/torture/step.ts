@@ -1,0 +1,59 @@
+import { FAILPOINTS, type Failpoint, SQL_FAILPOINTS } from './failpoints.ts'
+import { type Fault, type Rig, wait } from './faults/fault.ts'
+import type { Plan } from './plan.ts'
+import type { KeptRole } from './role-keeper.ts'
+
+/** So long a step is waited for; one that needs a refused row may take a while. */
+const STEP_MS = 20_000
+const LOOK_MS = 50
+const MOST_PASSES = 12
+
+/** The steps that can be passed under what a campaign does; those of two databases only where there are two. */
+export function stepsOf(twoDatabases: boolean): { roles: readonly Failpoint[]; database: readonly string[] } {
+  const roles = FAILPOINTS.filter(({ under }) => under !== 'waiting' && (twoDatabases || under !== 'two databases'))
+  const database = SQL_FAILPOINTS.filter(({ name }) => name.includes('.') && name !== 'torture.hit' && !name.startsWith('unpark.')).map(({ name }) => name)
+  return { roles, database: twoDatabases ? [] : database }
+}
+
+/** A role is killed at a labelled step: `relay.sent` is one of the relay's. `apply.guard` is one of the database, whose backend ends there. */
+export function stepFault(label: string): Fault | undefined {
+  const name = `failpoint:${label}`
+  const step = FAILPOINTS.find((one) => one.name === label)
+  if (step !== undefined) return { name, kind: 'kill', happen: (rig) => killAt(rig, step) }
+  if (SQL_FAILPOINTS.some((one) => one.name === label)) return { name, kind: 'server', happen: (rig) => endBackendAt(rig, label) }
+  return undefined
+}
+
+async function killAt(rig: Rig, { name: label, seldom }: Failpoint): Promise<void> {
+  const kind = label.split('.')[0] ?? ''
+  // Only campaigns make rigs, and theirs are of kept roles.
+  const role = rig.random.pick((rig.roles as readonly KeptRole[]).filter(({ name }) => name.startsWith(kind)))
+  const nth = seldom === true ? 1 : 1 + rig.random.below(MOST_PASSES)
+  const passed = await role.hit(label, 'SIGKILL', nth, STEP_MS)
+  rig.noted(`${label} ${passed ? 'hit' : 'not passed'}`)
+}
+
+async function endBackendAt(rig: Rig, label: string): Promise<void> {
+  await rig.sql`
+    insert into torture.armed (label, "left") values (${label}, ${1 + rig.random.below(3)})
+    on conflict (label) do update set "left" = excluded."left"`
+  const end = performance.now() + STEP_MS
+  let fired = false
+  while (!fired && performance.now() < end) {
+    await wait(rig, LOOK_MS)
+    fired = (await rig.sql<{ fired: boolean }[]>`select torture.fired(${label}) as fired`)[0]?.fired === true
+  }
+  await rig.sql`delete from torture.armed where label = ${label}`
+  rig.noted(`${label} ${fired ? 'hit' : 'not passed'}`)
+}
+
+/** Between two steps, in milliseconds: the role that was killed is ready, and another kill may fall into its first work. */
+const GAP_MS = 300
+
+/** Every labelled step in turn, as often as there are `rounds`. */
+export function stepPlan(base: Omit<Plan, 'schedule'>, rounds: number): Plan {
+  const { roles, database } = stepsOf(base.twoDatabases)
+  const labels = [...roles.map(({ name }) => name), ...database]
+  const schedule = Array.from({ length: rounds }, (_, round) => labels.map((label, at) => ({ after: GAP_MS, fault: `failpoint:${label}`, seed: base.seed + round * 1_000 + at }))).flat()
+  return { ...base, schedule }
+}
