@@ -70,13 +70,15 @@ export async function campaign(options: CampaignOptions): Promise<Result> {
     const played: Played = { accepted: new Map(), posts: 0, answers: {}, rejected: new Set(), wrong: [] }
     const ended = new AbortController()
     const ledger = await openLedger(join(options.servers.directory, options.name, 'ledger.jsonl'))
-    const enough = (): boolean => played.accepted.size >= plan.events || performance.now() - begun > plan.minutes * 60_000
+    let scheduled = false
+    const enough = (): boolean => scheduled || played.accepted.size >= plan.events || performance.now() - begun > plan.minutes * 60_000
     const driving = drive({
       listeners: place.roles.filter(({ role }) => role === 'listener').map((role) => role.url()),
       workloads, ledger, random: seeded(plan.seed + 1), sessions: options.sessions, rate: plan.rate, enough, signal,
     }, played).finally(() => ended.abort())
     const said = setInterval(() => progress(`  ${played.accepted.size} changes, lag ${watch.lag().toFixed(1)} s`), 10_000)
     const { happened, notes } = await happens({ place, servers: options.servers, plan, watch, over: ended.signal, signal, log: progress })
+    scheduled = happened.length > 0 // what was planned is done, so nothing more is posted
     await driving.finally(() => clearInterval(said))
     await ledger.close()
     const posted = performance.now()

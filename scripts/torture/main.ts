@@ -13,7 +13,7 @@ import { runMutants } from './mutant-run.ts'
 import { makePlan, readPlan, type Plan, writePlan } from './plan.ts'
 import { isGreen, showMutants, showResult } from './report.ts'
 import { startServers } from './servers.ts'
-import { stepPlan } from './step.ts'
+import { stepsFor } from './step.ts'
 import { WORKLOADS } from './workloads/all.ts'
 
 const COUNTS = { listener: 2, relay: 2, consumer: 2 }
@@ -59,9 +59,10 @@ function planOf(options: TortureOptions): Plan {
   const { minutes, events, rate, brokers, twoDatabases } = options
   const workloads = namesOf('workload', options.workloads, Object.keys(WORKLOADS), () => true)
   const usual = Object.keys(FAULTS).filter((name) => !ASKED_FOR.has(name) || (name === 'leader-move' && brokers === 3))
-  const faults = options.faults === 'none' ? [] : namesOf('fault', options.faults, usual, (name) => faultOf(name) !== undefined)
+  const faults = options.faults === 'none' || (options.steps > 0 && options.faults === undefined) ? [] : namesOf('fault', options.faults, usual, (name) => faultOf(name) !== undefined)
   const base = { seed: options.seed ?? Math.floor(Math.random() * 2 ** 31), minutes, events, rate, brokers, twoDatabases, workloads }
-  return options.steps > 0 ? stepPlan(base, options.steps) : makePlan({ ...base, faults })
+  const plan = makePlan({ ...base, faults })
+  return { ...plan, schedule: [...stepsFor(base, options.steps), ...plan.schedule] }
 }
 
 function namesOf(what: string, asked: string | undefined, all: readonly string[], known: (name: string) => boolean): readonly string[] {

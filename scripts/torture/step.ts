@@ -1,10 +1,10 @@
 import { FAILPOINTS, type Failpoint, SQL_FAILPOINTS } from './failpoints.ts'
 import { type Fault, type Rig, wait } from './faults/fault.ts'
-import type { Plan } from './plan.ts'
+import type { Plan, Planned } from './plan.ts'
 import type { KeptRole } from './role-keeper.ts'
 
 /** So long a step is waited for; one that needs a refused row may take a while. */
-const STEP_MS = 20_000
+const STEP_MS = 30_000
 const LOOK_MS = 50
 const MOST_PASSES = 12
 
@@ -51,9 +51,8 @@ async function endBackendAt(rig: Rig, label: string): Promise<void> {
 const GAP_MS = 300
 
 /** Every labelled step in turn, as often as there are `rounds`. */
-export function stepPlan(base: Omit<Plan, 'schedule'>, rounds: number): Plan {
-  const { roles, database } = stepsOf(base.twoDatabases)
+export function stepsFor({ seed, twoDatabases }: Pick<Plan, 'seed' | 'twoDatabases'>, rounds: number): Planned[] {
+  const { roles, database } = stepsOf(twoDatabases)
   const labels = [...roles.map(({ name }) => name), ...database]
-  const schedule = Array.from({ length: rounds }, (_, round) => labels.map((label, at) => ({ after: GAP_MS, fault: `failpoint:${label}`, seed: base.seed + round * 1_000 + at }))).flat()
-  return { ...base, schedule }
+  return Array.from({ length: rounds }, (_, round) => labels.map((label, at) => ({ after: GAP_MS, fault: `failpoint:${label}`, seed: seed + round * 1_000 + at }))).flat()
 }

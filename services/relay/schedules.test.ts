@@ -28,10 +28,18 @@ function openLedger(): Ledger {
   const all = new Map<string, Committed>()
   const logs = new Map<string, Record[]>()
   const left = new Set<string>()
-  /** When each was committed, and when each relay first read it. */
   const committedAt = new Map<string, number>()
-  const readAt = new Map<string, number>()
+  /** When each relay first read an event, and whether something of its lane waited for a topic then. */
+  const readAt = new Map<string, { moment: number; waiting: boolean }>()
+  /** What each relay has seen of a lane, read or passed over. */
+  const seen = new Map<string, { moment: number; position: bigint }[]>()
   let moment = 0
+  const see = (relay: string, lane: number, position: string): void => {
+    seen.set(`${relay} ${lane}`, [...seen.get(`${relay} ${lane}`) ?? [], { moment, position: BigInt(position) }])
+  }
+  /** Committed when the relay had seen a later one of the lane. */
+  const isLate = (relay: string, { lane, position }: Committed): boolean =>
+    (seen.get(`${relay} ${lane}`) ?? []).some((one) => one.position > BigInt(position) && one.moment < committedAt.get(position)!)
   const logOf = (topic: string, partition: number): Record[] => {
     const name = `${topic}/${partition}`
     const log = logs.get(name) ?? []
@@ -47,9 +55,16 @@ function openLedger(): Ledger {
         committedAt.set(event.position, moment)
       }
     },
-    read(relay, events) {
+    read(relay, events, waiting) {
       moment += 1
-      for (const { position } of events) if (!readAt.has(`${relay} ${position}`)) readAt.set(`${relay} ${position}`, moment)
+      for (const { lane, position } of events) {
+        see(relay, lane, position)
+        if (!readAt.has(`${relay} ${position}`)) readAt.set(`${relay} ${position}`, { moment, waiting: waiting.has(lane) })
+      }
+    },
+    passedOver(relay, passed) {
+      moment += 1
+      for (const { lane, upTo } of passed) see(relay, lane, upTo)
     },
     written(relay, topic, partition, events) {
       const log = logOf(topic, partition)
@@ -59,8 +74,10 @@ function openLedger(): Ledger {
         if (again) continue
         const before = [...all.values()].filter((one) => one.lane === lane && one.topic === topic && BigInt(one.position) < BigInt(position)
           && !log.some((written) => written.position === one.position))
-        // Visible when this relay first read the later one, and not published before it.
-        const overtaken = before.filter((one) => committedAt.get(one.position)! < readAt.get(`${relay} ${position}`)!)
+        const read = readAt.get(`${relay} ${position}`)!
+        // Visible when this relay first read the later one, and not published before it. While something waits for its topic,
+        // what commits late is found by the next sweep only.
+        const overtaken = before.filter((one) => committedAt.get(one.position)! < read.moment && !(read.waiting && isLate(relay, one)))
         for (const one of overtaken) wrong.push(`I4: ${relay} publishes ${position} before ${one.position} of the same lane`)
       }
       return BigInt(log.length - events.length)

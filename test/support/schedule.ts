@@ -22,7 +22,9 @@ export type Action = { weight: number; what: string; act: () => unknown }
 
 /** Is told what happens, at that moment. */
 export type Watch = {
-  read: (relay: string, events: readonly PendingEvent[]) => void
+  /** `waiting`: the lanes in which something waits for its topic, so that the relay reads from a cursor on. */
+  read: (relay: string, events: readonly PendingEvent[], waiting: ReadonlySet<number>) => void
+  passedOver: (relay: string, passed: readonly { lane: number; upTo: string }[]) => void
   /** Writes, and returns the offset of the first. */
   written: (relay: string, topic: string, partition: number, events: readonly PendingEvent[]) => bigint
   acknowledged: (topic: string, partition: number, first: bigint, events: readonly PendingEvent[]) => void
@@ -140,7 +142,11 @@ async function serve(world: World, one: Waiting): Promise<void> {
   request.outcome = outcome
   if (one.relay === undefined) world.waiting.delete(one)
   if (outcome.status === 'rejected') return
-  if (request.what === 'read') world.watch.read(request.by, outcome.value as PendingEvent[])
+  if (request.what === 'read') {
+    const held = world.relays.find(({ name }) => name === request.by)?.held.values() ?? []
+    world.watch.read(request.by, outcome.value as PendingEvent[], new Set([...held].filter(({ past }) => past !== undefined).map(({ lane }) => lane)))
+  }
+  if (request.what === 'pass over') world.watch.passedOver(request.by, outcome.value as { lane: number; upTo: string }[])
   if (request.acking !== undefined) world.watch.acked(request.by, request.acking, await holders ?? [], (outcome.value as [{ held: number[] }])[0].held)
 }
 

@@ -148,8 +148,8 @@ function gated(sql: Sql, ask: (request: Asked) => void): Sql {
 function nameOf(text: string): string {
   const names = {
     announce: 'insert into outbox.relay', claim: 'for update skip locked', withdraw: 'delete from outbox.relay', release: 'set holder = null',
-    'give up floors': 'set floor = 0', 'raise floors': 'as passed', renew: 'set held_until', ack: "'PUBLISHED' as status", 'pass over': 'as asked', read: 'so_far',
-    'last position': 's.is_called', 'take an id': 'as xid', settle: 'auditlog.settled', asked: 'json_to_recordset',
+    'give up floors': 'set floor = 0', 'raise floors': 'as passed', renew: 'set held_until', ack: "'PUBLISHED' as status", 'pass over': 'asked as materialized', read: 'so_far',
+    'last position': 's.is_called', 'take an id': 'as xid', settle: 'auditlog.settled',
   }
   return Object.entries(names).find(([, part]) => text.includes(part))?.[0] ?? text.trim().slice(0, 40)
 }

@@ -18,7 +18,7 @@ const repeated = (open: (parts: Parts) => Workload) => (parts: Parts): Workload 
 
 /**
  * The workloads of a campaign. `weight` is how often one makes the next transaction, against the others: so that about
- * one change in 200 is refused and a few in 10,000 are as large as a record may be.
+ * one change in 200 is refused and one in 1,000 about as large as a record may be.
  */
 export const WORKLOADS: Readonly<Record<string, { weight: number; open: (parts: Parts) => Workload }>> = {
   churn: { weight: 300, open: repeated(churn) },
@@ -31,7 +31,7 @@ export const WORKLOADS: Readonly<Record<string, { weight: number; open: (parts: 
   skew: { weight: 120, open: repeated(skew) },
   refused: { weight: 30, open: refused },
   garbage: { weight: 10, open: garbage },
-  large: { weight: 1, open: large },
+  large: { weight: 3, open: large },
 }
 
 /** The named workloads, each with random numbers of its own: one more or less changes nothing in the others. */

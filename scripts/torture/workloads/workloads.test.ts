@@ -85,7 +85,7 @@ test('what the torture workloads call refused was refused, unless a newer image 
   t.deepEqual(marked.filter((seqId) => !failed.has(seqId) && !superseded.some(({ seq_id: other }) => other === seqId)), [])
 })
 
-test('the weights of the torture workloads give one refused change in 200, and a few in 10,000 that are as large as a record', (t) => {
+test('the weights of the torture workloads give one refused change in 200, and one in 1,000 that is as large as a record', (t) => {
   const opened = openWorkloads(NAMES, { seed: 1, clock: sourceClock(), recordLimit: 2_000 })
   const whole = opened.reduce((sum, { weight }) => sum + weight, 0)
   const share = (count: (posting: Posting) => number): number => opened.reduce((sum, { workload, weight }) => {
@@ -96,5 +96,5 @@ test('the weights of the torture workloads give one refused change in 200, and a
   const refused = share(({ changes }) => changes.filter((change) => change.refused).length) / all
   const large = share(({ changes }) => changes.filter(({ table }) => table === 'large').length) / all
   t.true(refused > 0.003 && refused < 0.007)
-  t.true(large > 0.0001 && large < 0.0006)
+  t.true(large > 0.0003 && large < 0.002)
 })

@@ -1,0 +1,34 @@
+import { spawn } from 'node:child_process'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { ExecutionContext } from 'ava'
+import { testOwnKafka } from './support/own-servers.ts'
+
+const PROGRAM = fileURLToPath(new URL('../scripts/deltapost.ts', import.meta.url))
+/** In milliseconds; scripts/test.ts ends a run in which nothing ends for longer than seven minutes. */
+const LIMIT = 400_000
+
+/** One for each place where a bug of this kind can sit: intake, relay, guard, tombstone, parking. */
+const PLANTED = ['answer-before-commit', 'ack-before-the-broker', 'no-version-guard', 'no-tombstone', 'retry-at-the-tail']
+const FAULTS = ['kill-postgres', 'kill-backend', 'freeze-relay', 'freeze-consumer', 'stall-consumer-postgres', 'drop-answers-relay-kafka', 'drop-answers-listener-postgres', 'late-commit', 'target-altered', 'offsets-deleted', 'kill-all']
+
+/** Runs `deltapost torture` with servers of its own; a red oracle, a step that was not passed and a bug that was not seen end it with 3. */
+async function torture(t: ExecutionContext, name: string, ...args: string[]): Promise<void> {
+  t.timeout(LIMIT)
+  const folder = join(tmpdir(), `deltapost-torture-${process.pid}-${name}`)
+  const child = spawn(process.execPath, [PROGRAM, 'torture', ...args, '--keep', folder, '--plan', `${folder}.json`], { stdio: ['ignore', 'pipe', 'pipe'] })
+  t.teardown(() => { child.kill('SIGTERM') })
+  let said = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { said += text })
+  const code = await new Promise((resolve) => child.once('close', resolve))
+  t.is(code, 0, said)
+}
+
+testOwnKafka('I1 I3 I6 I7 I9 I10 I11 I12 a kill at each labelled step, and then random faults, lose, double and reorder nothing', async (t) => {
+  await torture(t, 'steps', '--seed', '5', '--steps', '1', '--faults', FAULTS.join(), '--minutes', '4', '--rate', '250')
+})
+
+testOwnKafka('the oracles of the campaign see five planted bugs, and none where there is none', async (t) => {
+  await torture(t, 'planted', '--seed', '5', '--mutants', PLANTED.join())
+})
