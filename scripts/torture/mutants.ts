@@ -7,7 +7,7 @@ import { RELAY } from './mutants/relay.ts'
 export type { Mutant }
 
 /**
- * Bugs for the campaign to find: those of ../shared/reference/reliability.md 3.6 and of DESIGN's "seen" faults, one for
+ * Bugs for the campaign to find, as others wrote them or as earlier shapes of the design had them, one for
  * each kind of loss. Of some (a lease without a term, a consumer without one) nothing can be seen and none are here: what
  * a second relay sends again, or a second consumer applies again, is recognised behind them.
  */

@@ -11,6 +11,7 @@ import { readConfig } from '../runtime/config.ts'
 import { openKafka } from '../runtime/kafka.ts'
 import { openSlot } from '../runtime/slot.ts'
 import { openChunks } from './chunks.ts'
+import { openLending } from './lending.ts'
 import { consumerLoop } from './loop.ts'
 import { runConsumer } from './main.ts'
 import { raiseTerm } from './position.ts'
@@ -68,10 +69,11 @@ async function place(t: ExecutionContext, partitions: number) {
   }
   async function consumeWithin(holder: string, openBytes: number, signal: AbortSignal): Promise<void> {
     const slots = Array.from({ length: 4 }, () => openSlot({ url: database.url, name: 'test' }))
+    const lending = openLending(slots)
     const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: true, log })
     await superviseConsumer({
       kafka: openKafka(brokers(), log), log, signal, topic, group: topic, atOnce: 4, ready: () => undefined, prepareTopic: async () => undefined,
-      loop: (seek) => consumerLoop({ ...config, course: config, group: topic, holder, slots: [...slots], openBytes, relations, seek, log, keepForeign: async () => undefined }),
+      loop: (seek) => consumerLoop({ ...config, course: config, group: topic, holder, slots: lending, openBytes, relations, seek, log, keepForeign: async () => undefined }),
     })
     await Promise.all(slots.map((slot) => slot.close()))
   }

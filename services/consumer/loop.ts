@@ -10,6 +10,7 @@ import type { ApplyParts, Holding } from './apply.ts'
 import type { ConsumedRecord, Foreign } from './arrival.ts'
 import { OPEN_BYTES } from './chunks.ts'
 import { gather } from './gather.ts'
+import type { Lending } from './lending.ts'
 import { raiseTerm, storeWaiting } from './position.ts'
 import { openSession, startOf } from './session.ts'
 import type { Session } from './session.ts'
@@ -19,8 +20,8 @@ import { keepHeadless, SILENT, tendOpen } from './unfinished.ts'
 export type LoopParts = Omit<ApplyParts, 'slot'> & {
   group: string
   holder: string
-  /** One connection per partition that may be applied at the same time. */
-  slots: Slot[]
+  /** A connection per partition that may be applied at the same time. */
+  slots: Lending
   /** Bytes of changes that are put together from chunks at the same time; OPEN_BYTES where nothing is said. */
   openBytes?: number
   seek(topic: string, partition: number, offset: bigint): void
@@ -60,11 +61,11 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
   const { batch, isRunning, isStale, pause, heartbeat } = payload
   if (!isRunning() || isStale() || batch.messages.length === 0) return
   const name = nameOf(payload)
-  const slot = parts.slots.pop()
-  if (slot === undefined) throw new Error('more partitions at once than slots')
   let beat: Promise<void> = Promise.resolve()
-  // A long call must not cost the assignment: heartbeats are otherwise sent between batches only.
-  const beating = setInterval(() => { beat = beat.then(heartbeat); beat.catch(() => undefined) }, 1_000)
+  // A long call must not cost the assignment: heartbeats are otherwise sent between batches only. One that fails is
+  // followed by the next, for a broker that was away for a moment has not forgotten us.
+  const beating = setInterval(() => { beat = beat.then(heartbeat, heartbeat); beat.catch(() => undefined) }, 1_000)
+  const slot = await parts.slots.take()
   try {
     const next = await applyBatch(parts, memory.sessions, slot, payload)
     if (memory.failures.delete(name)) parts.log.info({ topic: batch.topic, partition: batch.partition }, 'the partition goes on')
@@ -81,7 +82,7 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
     return
   } finally {
     clearInterval(beating)
-    parts.slots.push(slot)
+    parts.slots.give(slot)
   }
   await beat // what a heartbeat says of the group is for kafkajs to act on
   await heartbeat()
@@ -126,14 +127,9 @@ async function watch(parts: LoopParts, memory: Memory, slot: Slot, payload: Each
   setTimeout(() => {
     session.watched = false
     if (memory.sessions.get(nameOf(payload)) !== session || !payload.isRunning()) return
-    const free = parts.slots.pop()
-    if (free === undefined) {
-      parts.log.debug({ topic, partition }, 'no connection is free to look at open chunks')
-      return
-    }
-    watch(parts, memory, free, payload)
+    void parts.slots.take().then((free) => watch(parts, memory, free, payload)
       .catch((error: unknown) => parts.log.debug({ error }, 'open chunks could not be looked at'))
-      .finally(() => parts.slots.push(free))
+      .finally(() => parts.slots.give(free)))
   }, SILENT).unref()
 }
 

@@ -3,6 +3,7 @@ import type { Config } from '../runtime/config.ts'
 import { ensureTopic, openKafka } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
 import { openSlot } from '../runtime/slot.ts'
+import { openLending } from './lending.ts'
 import { consumerLoop } from './loop.ts'
 import { besideShipping } from './receipts.ts'
 import { openRelations } from './relations.ts'
@@ -28,6 +29,7 @@ export async function runConsumer({ config, log, signal, onReady }: ConsumerPart
   const kafka = openKafka(config.kafkaBrokers, log)
   const url = config.targetDatabaseUrl ?? config.databaseUrl
   const slots = Array.from({ length: atOnce }, (_, at) => openSlot({ url, name: `consumer ${at + 1}`, deadline: 60_000, lockTimeout }))
+  const lending = openLending(slots)
   const tendSlot = openSlot({ url, name: 'consumer tend', deadline: 60_000, lockTimeout })
   const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: config.autoCreate, log })
   const tending = tendParked({ slot: tendSlot, relations, clockTolerance: config.clockTolerance, course: config, log, signal })
@@ -37,7 +39,7 @@ export async function runConsumer({ config, log, signal, onReady }: ConsumerPart
       ready: () => onReady?.(),
       prepareTopic: () => ensureTopic(kafka, config.topic, config.topicPartitions, log),
       loop: (seek) => consumerLoop({
-        group: config.consumerGroup, holder: config.holder, slots: [...slots], relations, seek, log,
+        group: config.consumerGroup, holder: config.holder, slots: lending, relations, seek, log,
         clockTolerance: config.clockTolerance, course: config, destination: config.destination,
         keepForeign: (slot, holding, record, foreign) => slot.run(async (sql) => {
           await keepRejected(sql, {

@@ -27,7 +27,8 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   const { config, log, signal } = parts
   const { holder } = config
   const slot = (name: string, deadline = 15_000) => openSlot({ url: config.databaseUrl, name: `relay ${name}`, deadline })
-  const slots = { read: slot('read', 60_000), ack: slot('ack'), lanes: slot('lanes', 5_000), floors: slot('floors'), retries: slot('retries'), refuse: slot('refuse'), discard: slot('discard') }
+  // A read of 100 MB takes seconds; one that is not answered holds up all lanes, and they are renewed over another connection.
+  const slots = { read: slot('read', 20_000), ack: slot('ack'), lanes: slot('lanes', 5_000), floors: slot('floors'), retries: slot('retries'), refuse: slot('refuse'), discard: slot('discard') }
   const course = { maxRetries: config.maxRetries, backoff: config.retryBackoff, errorTopic: config.errorTopic, recipients: config.errorRecipients }
   const bell = openBell()
   const publisher = openPublisher({ kafka: openKafka(config.kafkaBrokers, log), partitions: config.topicPartitions, log })

@@ -18,8 +18,8 @@ type Sql = PostgresSql<{ timestamp: string }>
 export type Slot = {
   /** Runs one statement. Rejects with SlotLost when the outcome is unknown: repeat only what is idempotent. */
   run<T>(work: (sql: Sql) => PromiseLike<T>): Promise<T>
-  /** Ends the connection; a statement in flight has 5 seconds. */
-  close(): Promise<void>
+  /** Ends the connection; a statement in flight has `grace` milliseconds (5,000 unless given), then it is lost. */
+  close(grace?: number): Promise<void>
 }
 
 export type SlotOptions = {
@@ -37,18 +37,22 @@ export class SlotLost extends Error {
   readonly retry = true
 }
 
-/** Settings that every connection needs: text instead of rounded numbers, plans that cannot be of an empty table. */
-export function connectionOptions(options: SlotOptions): Options<Types> {
+/**
+ * Settings that every connection needs: text instead of rounded numbers, plans that cannot be of an empty table.
+ *
+ * `givenUp` ends a connect that is under way: the driver's end() does not, and would sign in for nobody when it succeeds.
+ */
+export function connectionOptions(options: SlotOptions & { givenUp?: AbortSignal }): Options<Types> {
   const deadline = options.deadline ?? 15_000
   const driverOptions = {
     max: 1,
     max_lifetime: null,
     idle_timeout: 0,
-    connect_timeout: 5,
+    connect_timeout: CONNECT_MS / 1_000, // of the sign-in: the driver counts from where noDelaySocket is done
     fetch_types: false, // see arrayTypes
     onnotice: () => undefined,
     // The driver never sets TCP_NODELAY, which costs 40 ms on every statement larger than a packet.
-    socket: noDelaySocket,
+    socket: (to: Address) => noDelaySocket(to, options.givenUp),
     connection: {
       application_name: `deltapost ${options.name}`,
       statement_timeout: Math.max(1_000, deadline - 2_000),
@@ -74,12 +78,13 @@ export function openSlot(options: SlotOptions): Slot {
   const deadline = options.deadline ?? 15_000
   // Each statement waits for the loss with a promise of its own: one for the connection's whole life, raced against every
   // statement, would keep what each of them read.
-  type Open = { sql: Sql; losing: Set<(error: SlotLost) => void>; alive: boolean }
+  type Open = { sql: Sql; losing: Set<(error: SlotLost) => void>; alive: boolean; over: AbortController }
   let current: Open | undefined
 
   function open(): Open {
-    const mine: Open = { alive: true, losing: new Set(), sql: postgres(options.url, {
-      ...connectionOptions(options),
+    const over = new AbortController()
+    const mine: Open = { alive: true, losing: new Set(), over, sql: postgres(options.url, {
+      ...connectionOptions({ ...options, givenUp: over.signal }),
       onclose: () => {
         if (!mine.alive) return
         mine.alive = false
@@ -100,6 +105,7 @@ export function openSlot(options: SlotOptions): Slot {
       } catch (error) {
         if (!isLoss(error)) throw error
         mine.alive = false
+        mine.over.abort()
         // Not awaited: end() hangs for ever right after a disconnect.
         mine.sql.end({ timeout: 0 }).catch(() => undefined)
         throw error instanceof SlotLost ? error : new SlotLost(describe(error), { cause: error })
@@ -107,12 +113,14 @@ export function openSlot(options: SlotOptions): Slot {
         mine.losing.delete(lose)
       }
     },
-    async close() {
+    async close(grace = 5_000) {
       const mine = current
       current = undefined
       if (!mine?.alive) return
       mine.alive = false
-      await Promise.race([mine.sql.end({ timeout: 5 }), new Promise((resolve) => setTimeout(resolve, 6_000).unref())])
+      // A fifth more, because end() may hang for ever.
+      await Promise.race([mine.sql.end({ timeout: grace / 1_000 }), new Promise((resolve) => setTimeout(resolve, grace * 1.2).unref())])
+      mine.over.abort()
     },
   }
 }
@@ -154,7 +162,8 @@ function describe(error: unknown): string {
   return error instanceof Error ? `the statement was lost: ${error.message}` : 'the statement was lost'
 }
 
-async function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
+/** Rejects with SlotLost when `work` takes longer than `ms` milliseconds; it goes on, and nobody hears of it. */
+export async function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>()
   const timer = setTimeout(() => reject(new SlotLost(`no answer from Postgres within ${ms} ms`)), ms)
   try {
@@ -164,13 +173,15 @@ async function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
   }
 }
 
-function noDelaySocket(options: { host: string[]; port: number[] }): Promise<unknown> {
+type Address = { host: string[]; port: number[] }
+
+/** Connects within 5 seconds; a lost SYN or a full backlog would else hang for two minutes. */
+function noDelaySocket({ host: [host], port: [port = 5432] }: Address, givenUp?: AbortSignal): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>()
-  const path = options.host[0]?.startsWith('/') === true ? `${options.host[0]}/.s.PGSQL.${options.port[0]}` : undefined
-  const socket = path === undefined
-    ? tcp({ host: options.host[0], port: options.port[0] ?? 5432, noDelay: true, keepAlive: true })
-    : tcp({ path })
-  socket.once('connect', () => resolve(socket))
-  socket.once('error', reject)
+  const connecting = new AbortController()
+  const until = [connecting.signal, ...(givenUp === undefined ? [] : [givenUp])]
+  const socket = host?.startsWith('/') === true
+    ? tcp({ path: `${host}/.s.PGSQL.${port}` })
+    : tcp({ host, port, noDelay: true, keepAlive: true })
   return promise
 }

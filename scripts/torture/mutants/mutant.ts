@@ -35,8 +35,8 @@ export const SPREAD: Change = {
 
 /** Partitions are applied up to a second apart. */
 export const UNEVEN: Change = {
-  file: 'services/consumer/loop.ts', find: '  const slot = parts.slots.pop()\n  if (slot === undefined) throw',
-  replace: '  await new Promise((resolve) => setTimeout(resolve, Math.random() * 1_000))\n  const slot = parts.slots.pop()\n  if (slot === undefined) throw',
+  file: 'services/consumer/loop.ts', find: '  const slot = await parts.slots.take()',
+  replace: '  await new Promise((resolve) => setTimeout(resolve, Math.random() * 1_000))\n  const slot = await parts.slots.take()',
 }
 
 /** The way to the broker is slow now and then, so something waits behind each send. */
