@@ -6,7 +6,7 @@ import { DeltapostError } from '../../outbox/errors.ts'
 import type { TortureOptions } from '../commands/torture.ts'
 import { interruption } from '../interruption.ts'
 import { campaign, type CampaignOptions, type Result } from './campaign.ts'
-import { FAILPOINTS, SQL_FAILPOINTS } from './failpoints.ts'
+import { FAILPOINTS, SQL_FAILPOINTS, SQL_WAITING } from './failpoints.ts'
 import { FAULTS } from './faults/all.ts'
 import { faultOf } from './happen.ts'
 import { runMutants } from './mutant-run.ts'
@@ -33,7 +33,7 @@ export async function torture(options: TortureOptions): Promise<number> {
   const parts = { servers, signal, progress: tell }
   try {
     if (options.mutants !== undefined) return await mutants(options, parts)
-    const result = await campaign({ ...parts, plan, name: 'torture', counts: COUNTS, sessions: options.sessions, patience: 60, plants: FAILPOINTS, sqlPlants: SQL_FAILPOINTS })
+    const result = await campaign({ ...parts, plan, name: 'torture', counts: COUNTS, sessions: options.sessions, patience: 60, plants: FAILPOINTS, sqlPlants: [...SQL_FAILPOINTS, ...(options.steps > 0 ? SQL_WAITING : [])] })
     showResult(result)
     if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, null, 1)}\n`)
     return isGreen(result) ? 0 : 3

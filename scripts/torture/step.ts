@@ -10,8 +10,8 @@ const MOST_PASSES = 12
 
 /** The steps that can be passed under what a campaign does; those of two databases only where there are two. */
 export function stepsOf(twoDatabases: boolean): { roles: readonly Failpoint[]; database: readonly string[] } {
-  const roles = FAILPOINTS.filter(({ under }) => under !== 'waiting' && (twoDatabases || under !== 'two databases'))
-  const database = SQL_FAILPOINTS.filter(({ name }) => name.includes('.') && name !== 'torture.hit' && !name.startsWith('unpark.')).map(({ name }) => name)
+  const roles = FAILPOINTS.filter(({ under }) => twoDatabases || under !== 'two databases')
+  const database = SQL_FAILPOINTS.filter(({ name }) => name !== 'torture.hit').map(({ name }) => name)
   return { roles, database: twoDatabases ? [] : database }
 }
 

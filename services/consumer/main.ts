@@ -2,6 +2,7 @@ import { keepRejected } from '../../outbox/rejected.ts'
 import type { Config } from '../runtime/config.ts'
 import { ensureTopic, openKafka } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
+import { lateAfter } from '../runtime/shutdown.ts'
 import { openSlot } from '../runtime/slot.ts'
 import { openLending } from './lending.ts'
 import { consumerLoop } from './loop.ts'
@@ -24,8 +25,12 @@ const atOnce = 4
 /** None: only what waits for the target has a limit (inbox.effect), and its relation stops. A wait for our own rows ends with the deadline. */
 const lockTimeout = 0
 
-/** The consumer: reads the topic as a member of its group and applies each change once, until `signal` aborts. */
+/**
+ * The consumer: reads the topic as a member of its group and applies each change once, until `signal` aborts. What is then still at work
+ * shortly before config.shutdownTimeout is cut off, and repeated after the next start.
+ */
 export async function runConsumer({ config, log, signal, onReady }: ConsumerParts): Promise<void> {
+  const late = lateAfter(signal, config.shutdownTimeout * 0.85)
   const kafka = openKafka(config.kafkaBrokers, log)
   const url = config.targetDatabaseUrl ?? config.databaseUrl
   const slots = Array.from({ length: atOnce }, (_, at) => openSlot({ url, name: `consumer ${at + 1}`, deadline: 60_000, lockTimeout }))
@@ -34,7 +39,7 @@ export async function runConsumer({ config, log, signal, onReady }: ConsumerPart
   const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: config.autoCreate, log })
   const tending = tendParked({ slot: tendSlot, relations, clockTolerance: config.clockTolerance, course: config, log, signal })
   try {
-    await besideShipping({ config, log, signal }, (signal) => superviseConsumer({
+    const applying = besideShipping({ config, log, signal }, (signal) => superviseConsumer({
       kafka, log, signal, topic: config.topic, group: config.consumerGroup, atOnce,
       ready: () => onReady?.(),
       prepareTopic: () => ensureTopic(kafka, config.topic, config.topicPartitions, log),
@@ -49,8 +54,8 @@ export async function runConsumer({ config, log, signal, onReady }: ConsumerPart
         }),
       }),
     }))
-    await tending
+    await Promise.race([applying.then(() => tending), late])
   } finally {
-    await Promise.all([...slots, tendSlot].map((slot) => slot.close()))
+    await Promise.all([...slots, tendSlot].map((slot) => slot.close(config.shutdownTimeout * 0.05)))
   }
 }

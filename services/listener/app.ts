@@ -9,6 +9,8 @@ export type AppParts = {
   ingestParts: IngestParts
   maxBody: number
   budget: Budget
+  /** Milliseconds without a byte after which an upload is given up; see body.ts. */
+  stalledMs?: number
   /** True where Postgres answers within a second. */
   reachable: () => Promise<boolean>
   /** Aborted when the process is to stop. */
@@ -54,7 +56,7 @@ export function listenerApp(parts: AppParts): { app: Express; drained: () => Pro
 }
 
 async function takePost(request: Request, response: Response, parts: AppParts): Promise<void> {
-  const body = await readBody(request, parts.maxBody, parts.budget)
+  const body = await readBody(request, parts)
   try {
     if (body.kind === 'whole') sendAnswer(response, parts, await ingest(body.bytes, postOf(request), parts.ingestParts))
     else await refuseBody(body, request, response, parts)
@@ -65,9 +67,11 @@ async function takePost(request: Request, response: Response, parts: AppParts): 
 
 async function refuseBody(body: Body, request: Request, response: Response, parts: AppParts): Promise<void> {
   const post = postOf(request)
-  if (body.kind === 'aborted') {
+  if (body.kind === 'aborted' || body.kind === 'stalled') {
+    const why = body.kind === 'aborted' ? 'went away' : 'fell silent'
+    request.destroy() // no answer: whoever wakes up again sees a reset, which every sender takes for 'post again'
     if (body.bytes.length === 0) return
-    await refuse(new BadChange('incomplete_body', `the sender went away after ${body.bytes.length} bytes`), body.bytes, post, parts.ingestParts)
+    await refuse(new BadChange('incomplete_body', `the sender ${why} after ${body.bytes.length} bytes`), body.bytes, post, parts.ingestParts)
     return
   }
   await discardRest(request, DISCARD_MS)

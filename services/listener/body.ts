@@ -1,5 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 
+/** Milliseconds without a byte after which a sender is given up: what it reserved is missing to others, and Node waits for 300 s. */
+export const STALLED_MS = 15_000
 /** What of a rejected oversize body is kept. */
 const HEAD = 64 << 10
 /** Bodies that declare at most so much have a budget of their own: a large upload that stalls must not turn them away. */
@@ -36,16 +38,19 @@ function openPool(total: number): Pool {
 }
 
 /**
- * A body as far as it was read. `too_large` has its first 64 KB; `aborted` what came before the sender went away; `busy`
- * nothing, because the budget is full. The budget is given back by `release`, after the bytes are done with.
+ * A body as far as it was read. `too_large` has its first 64 KB; `aborted` what came before the sender went away, `stalled`
+ * what came before it fell silent; `busy` nothing, because the budget is full. The budget is given back by `release`, after the bytes are done with.
  */
-export type Body = { kind: 'whole' | 'too_large' | 'aborted' | 'busy'; bytes: Buffer; release: () => void }
+export type Body = { kind: 'whole' | 'too_large' | 'aborted' | 'stalled' | 'busy'; bytes: Buffer; release: () => void }
+
+export type BodyLimits = { maxBody: number; budget: Budget; stalledMs?: number }
 
 /**
  * Reads a raw body. Its length is reserved from the budget before the first byte where the sender declares it, else
- * chunk by chunk. Never rejects; the request is left unread behind `too_large` and `busy` (see discardRest).
+ * chunk by chunk. A slow sender has as long as Node gives it, one that is silent for `stalledMs` has not. Never rejects; the
+ * request is left unread behind `too_large`, `stalled` and `busy` (see discardRest).
  */
-export function readBody(request: IncomingMessage, maxBody: number, budget: Budget): Promise<Body> {
+export function readBody(request: IncomingMessage, { maxBody, budget, stalledMs = STALLED_MS }: BodyLimits): Promise<Body> {
   const declared = request.headers['content-length'] === undefined ? undefined : Number(request.headers['content-length'])
   const tooLarge = declared !== undefined && declared > maxBody
   const pool = declared !== undefined && declared <= SMALL ? budget.small : budget
@@ -53,6 +58,7 @@ export function readBody(request: IncomingMessage, maxBody: number, budget: Budg
   const chunks: Buffer[] = []
   let length = 0
   let reserved = 0
+  let silence: NodeJS.Timeout | undefined
 
   function reserve(bytes: number): boolean {
     if (!pool.reserve(bytes)) return false
@@ -61,6 +67,7 @@ export function readBody(request: IncomingMessage, maxBody: number, budget: Budg
   }
 
   function finish(kind: Body['kind']): void {
+    clearTimeout(silence)
     request.off('data', take).off('end', whole).off('close', aborted)
     request.pause()
     let bytes = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks, length)
@@ -69,6 +76,7 @@ export function readBody(request: IncomingMessage, maxBody: number, budget: Budg
   }
 
   function take(chunk: Buffer): void {
+    silence?.refresh()
     if (declared === undefined && !reserve(chunk.length)) {
       chunks.length = length = 0
       finish('busy')
@@ -88,7 +96,10 @@ export function readBody(request: IncomingMessage, maxBody: number, budget: Budg
   }
 
   if (declared !== undefined && !reserve(tooLarge ? HEAD : declared)) finish('busy')
-  else request.on('data', take).on('end', whole).on('close', aborted).on('error', () => undefined) // 'close' follows every error
+  else {
+    request.on('data', take).on('end', whole).on('close', aborted).on('error', () => undefined) // 'close' follows every error
+    silence = setTimeout(finish, stalledMs, 'stalled')
+  }
   return promise
 }
 

@@ -16,7 +16,8 @@ export type Connections = {
   reachable: () => Promise<boolean>
   /** Keeps bytes that are no change; returns the id of the entry. */
   reject: (entry: Unreadable) => Promise<string>
-  close: () => Promise<void>
+  /** See Slot. */
+  close: (grace?: number) => Promise<void>
 }
 
 // Two minutes: 256 MB are parsed, compressed and written to the log of Postgres in one statement.
@@ -49,8 +50,8 @@ export function openConnections(url: string): Connections {
       return asking
     },
     reject: (entry) => (entry.body.length > BIG_BODY ? bigRejected : rejected)((sql) => keepRejected(sql, entry)),
-    async close() {
-      await Promise.all(opened.map((slot) => slot.close()))
+    async close(grace) {
+      await Promise.all(opened.map((slot) => slot.close(grace)))
     },
   }
 }

@@ -4,10 +4,15 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { request, type ClientRequest } from 'node:http'
 import { connect as tcp } from 'node:net'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import test from 'ava'
+import type { ExecutionContext } from 'ava'
 import { connect, freshDatabase } from '../../test/support/database.ts'
 import { answerOf, startListener, type Answered } from '../../test/support/listener.ts'
 import { until } from '../../test/support/until.ts'
+import { readConfig } from '../runtime/config.ts'
+import { openLog } from '../runtime/log.ts'
+import { runListener } from './main.ts'
 
 const FIXTURES = join(import.meta.dirname, '../../test/fixtures/informix-posts')
 const MB = 1 << 20
@@ -41,8 +46,8 @@ async function keptOf(answer: Answered): Promise<{ body: Buffer; reason: string;
 }
 
 /** A post that the test writes piece by piece. */
-function open(path: string, headers: Record<string, string | number>): ClientRequest {
-  const sent = request(`${listener.url}${path}`, { method: 'POST', headers, agent: false })
+function open(path: string, headers: Record<string, string | number>, url = listener.url): ClientRequest {
+  const sent = request(`${url}${path}`, { method: 'POST', headers, agent: false })
   sent.on('error', () => undefined) // the server may cut it; tests look at the answer or at the database
   return sent
 }
@@ -238,7 +243,7 @@ test('I11 an upload that breaks off is kept as far as it came', async (t) => {
   await once(sent, 'socket')
   await until(() => sent.socket?.bytesWritten !== undefined && sent.socket.bytesWritten > 90)
   sent.socket?.end()
-  const kept = await until(async () => (await sql<{ body: string }[]>`select convert_from(body, 'UTF8') as body from auditlog.rejected_request where reason = 'incomplete_body'`)[0])
+  const kept = await until(async () => (await sql<{ body: string }[]>`select convert_from(body, 'UTF8') as body from auditlog.rejected_request where reason = 'incomplete_body' and convert_from(body, 'UTF8') not like 'silent %'`)[0])
   t.is(kept.body, body.slice(0, 90))
 })
 
@@ -268,6 +273,54 @@ test.serial('large uploads that stall do not turn the posts of triggers away', a
     stalled.destroy() // or the budget would be missing to every other test
   }
   await until(async () => (await listener.post(change({ DATA: { id: 'x'.repeat(8 * MB) } }))).status === 200)
+})
+
+/** A listener that gives uploads up after two seconds of silence. */
+async function impatientListener(t: ExecutionContext): Promise<string> {
+  const config = readConfig({ DATABASE_URL: database.url, KAFKA_BROKERS: '127.0.0.1:9', PORT: '0' })
+  const stopping = new AbortController()
+  const { promise: url, resolve } = Promise.withResolvers<string>()
+  const ended = runListener({ config, log: openLog('listener', 'silent'), signal: stopping.signal, wake: { ring: () => undefined }, onListening: resolve, stalledMs: 2_000 })
+  t.teardown(async () => {
+    stopping.abort()
+    await ended
+  })
+  return url
+}
+
+async function postTo(url: string, body: string): Promise<number> {
+  const sent = open('/events', { 'Content-Length': body.length }, url)
+  sent.end(body)
+  return (await answerOf(sent)).status
+}
+
+test('I11 uploads that stall are given up and kept as far as they came, and small posts find room again', async (t) => {
+  const url = await impatientListener(t)
+  const stalled = await Promise.all(Array.from({ length: 32 }, async () => {
+    const sent = open('/events', { 'Content-Length': MB, Expect: '100-continue' }, url)
+    sent.flushHeaders()
+    await once(sent, 'continue')
+    return sent
+  }))
+  t.teardown(() => stalled.forEach((sent) => sent.destroy()))
+  for (const [at, sent] of stalled.entries()) sent.write(`silent ${at}`)
+  t.is(await postTo(url, change()), 503, 'there is no room')
+  await until(async () => await postTo(url, change()) === 200)
+  await until(async () => (await sql`select from auditlog.rejected_request where reason = 'incomplete_body' and convert_from(body, 'UTF8') like 'silent %'`).length === 32)
+})
+
+test('an upload that is slow and not silent is taken', async (t) => {
+  const url = await impatientListener(t)
+  const body = change()
+  const sent = open('/events', { 'Content-Length': body.length }, url)
+  const answer = answerOf(sent) // may come before the loop is done
+  const size = Math.ceil(body.length / 14)
+  for (let at = 0; at < body.length; at += size) {
+    sent.write(body.slice(at, at + size))
+    await pause(200)
+  }
+  sent.end()
+  t.is((await answer).status, 200)
 })
 
 test('I11 a name with a NUL that stands twice is kept, and so is what is posted beside it', async (t) => {

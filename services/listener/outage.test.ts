@@ -139,6 +139,26 @@ test.serial('I11 an upload that the stop cuts off is kept', async (t) => {
   t.is((await sql`select from auditlog.rejected_request where reason = 'incomplete_body' and convert_from(body, 'UTF8') = 'half of a body'`).length, 1)
 })
 
+test.serial('asked to stop, it waits for no statement of its upkeep that hangs', async (t) => {
+  const listener = await startListener(database.url, { shutdownTimeout: 2_000 })
+  t.is((await listener.post(change())).status, 200)
+  const holder = await sql.reserve()
+  await holder`begin`
+  await holder`lock table outbox.relation in access exclusive mode`
+  await until(async () => (await sql`select from pg_stat_activity where datname = current_database() and application_name = 'deltapost listener look-up' and wait_event_type = 'Lock'`).length > 0)
+  let ended = false
+  listener.abort()
+  void listener.ended.then(() => (ended = true))
+  try {
+    await until(() => ended, { within: 4_000 })
+  } finally {
+    await holder`commit`
+    holder.release()
+  }
+  await listener.ended
+  t.pass()
+})
+
 test.serial('I1 it does not start where a commit does not mean on disk', async (t) => {
   const loose = outboxConnection(database.url)
   await loose`set synchronous_commit = off`

@@ -5,6 +5,7 @@ import { passOver } from '../../outbox/waiting.ts'
 import type { Config } from '../runtime/config.ts'
 import { openKafka } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
+import { lateAfter } from '../runtime/shutdown.ts'
 import { openSlot } from '../runtime/slot.ts'
 import type { Wake } from '../runtime/wake.ts'
 import { openLanes, RENEW_EVERY } from './lanes.ts'
@@ -46,11 +47,8 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
     repeat({ task: () => publisher.recount(config.topic).then(reached.resolve), everyMs: 60_000, what: 'asking for partitions', signal, log }),
   ]
   void Promise.all([claimed.promise, reached.promise]).then(() => parts.onReady?.())
-  const late = Promise.withResolvers<void>()
-  signal.addEventListener('abort', () => {
-    setTimeout(() => hurry.abort(), config.shutdownTimeout * 0.6).unref()
-    setTimeout(late.resolve, config.shutdownTimeout * 0.95).unref()
-  }, { once: true })
+  void lateAfter(signal, config.shutdownTimeout * 0.6).then(() => hurry.abort())
+  const late = lateAfter(signal, config.shutdownTimeout * 0.85)
 
   await relayLoop({
     ...publisher,
@@ -66,6 +64,6 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   ended.abort()
   await Promise.race([Promise.all(tasks)
     .then(lanes.giveBack).catch((error: unknown) => log.warn({ error }, 'could not give lanes back; their leases run out'))
-    .then(publisher.close).catch((error: unknown) => log.debug({ error }, 'closing the producer')), late.promise])
-  await Promise.race([Promise.all(Object.values(slots).map((one) => one.close())), late.promise])
+    .then(publisher.close).catch((error: unknown) => log.debug({ error }, 'closing the producer')), late])
+  await Promise.race([Promise.all(Object.values(slots).map((one) => one.close())), late])
 }

@@ -43,3 +43,15 @@ export function stopSignal(log: Log, hardLimitMs: number): AbortSignal {
   }
   return stopping.signal
 }
+
+/**
+ * Resolves `ms` milliseconds after the signal, for a role that races what may hang in its end against it: within the hard
+ * limit, so that the process ends with 0. What is cut off is repeated after the next start.
+ */
+export function lateAfter(signal: AbortSignal, ms: number): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  const wait = (): void => void setTimeout(resolve, ms).unref()
+  if (signal.aborted) wait()
+  else signal.addEventListener('abort', wait, { once: true })
+  return promise
+}

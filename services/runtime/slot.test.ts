@@ -1,5 +1,7 @@
+import { connect as tcp } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
+import { Worker } from 'node:worker_threads'
 import test from 'ava'
 import { connect, freshDatabase } from '../../test/support/database.ts'
 import { until } from '../../test/support/until.ts'
@@ -58,4 +60,55 @@ test('a slot does not keep what was read: a relay that runs for weeks would hold
     return read.deref() === undefined
   })
   t.pass()
+})
+
+/** Listens, and accepts nobody before it is let; from then on it carries every connection to Postgres. */
+const BUSY_SERVER = `
+  const { parentPort, workerData: { gate, target } } = require('node:worker_threads')
+  const net = require('node:net')
+  const server = net.createServer((client) => {
+    const upstream = net.connect(target)
+    for (const [from, to] of [[client, upstream], [upstream, client]]) from.on('error', () => to.destroy()).pipe(to)
+  })
+  server.listen({ host: '127.0.0.1', port: 0, backlog: 1 }, () => {
+    parentPort.postMessage(server.address().port)
+    Atomics.wait(gate, 0, 0)
+  })`
+
+/** The address of Postgres behind a server whose backlog is full: a connect hangs until \`accept\` and is carried then. */
+async function fullBacklog(): Promise<{ url: string; accept: () => void; close: () => Promise<number> }> {
+  const gate = new Int32Array(new SharedArrayBuffer(4))
+  const url = new URL(database.url)
+  const worker = new Worker(BUSY_SERVER, { eval: true, workerData: { gate, target: { host: url.hostname, port: Number(url.port || 5432) } } })
+  const port = await new Promise<number>((resolve) => worker.once('message', resolve))
+  const fill = Array.from({ length: 3 }, () => tcp(port, '127.0.0.1').on('error', () => undefined))
+  await until(() => fill.filter(({ readyState }) => readyState === 'open').length === 2) // the backlog, and one
+  url.host = `127.0.0.1:${port}`
+  return {
+    url: url.href,
+    accept() {
+      for (const socket of fill) socket.destroy()
+      Atomics.store(gate, 0, 1)
+      Atomics.notify(gate, 0)
+    },
+    close: () => worker.terminate(),
+  }
+}
+
+test('a slot given up while it connects leaves no connection behind, also where the connect could succeed later', async (t) => {
+  const server = await fullBacklog()
+  t.teardown(server.close)
+  const slot = openSlot({ url: server.url, name: 'given up', deadline: 500 })
+  const closed = openSlot({ url: server.url, name: 'closed' })
+  const lost = slot.run((tx) => tx`select 1`)
+  const cut = closed.run((tx) => tx`select 1`)
+  // Begun after theirs, so its connect is done after theirs would be: the kernel asks again after 1, 3 and 7 seconds.
+  const later = connect(server.url, { max: 1 })
+  t.teardown(() => later.end({ timeout: 5 }))
+  const answer = later`select 1`.execute()
+  await Promise.all([t.throwsAsync(lost, { instanceOf: SlotLost }), t.throwsAsync(cut), closed.close(500)])
+  server.accept()
+  await answer
+  const left = await sql`select application_name from pg_stat_activity where application_name in ('deltapost given up', 'deltapost closed')`
+  t.deepEqual([...left], [])
 })

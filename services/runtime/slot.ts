@@ -3,6 +3,9 @@ import postgres from 'postgres'
 import type { Options, PostgresType, Sql as PostgresSql } from 'postgres'
 import { arrayTypes } from './arrays.ts'
 
+/** Milliseconds for the TCP connect, and as many for the sign-in. */
+const CONNECT_MS = 5_000
+
 type Types = { timestamp: PostgresType<string> } & typeof arrayTypes
 
 /** bigint and numeric come as text by default, timestamps because of this type: nothing is rounded on the way. */
@@ -48,7 +51,7 @@ export function connectionOptions(options: SlotOptions & { givenUp?: AbortSignal
     max: 1,
     max_lifetime: null,
     idle_timeout: 0,
-    connect_timeout: CONNECT_MS / 1_000, // of the sign-in: the driver counts from where noDelaySocket is done
+    connect_timeout: CONNECT_MS / 1_000, // of the sign-in: the driver begins to count when noDelaySocket is done
     fetch_types: false, // see arrayTypes
     onnotice: () => undefined,
     // The driver never sets TCP_NODELAY, which costs 40 ms on every statement larger than a packet.
@@ -175,13 +178,21 @@ export async function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> 
 
 type Address = { host: string[]; port: number[] }
 
-/** Connects within 5 seconds; a lost SYN or a full backlog would else hang for two minutes. */
+/** Connects within CONNECT_MS: a lost SYN or a full backlog hangs for two minutes, and the driver waits for it without a limit. */
 function noDelaySocket({ host: [host], port: [port = 5432] }: Address, givenUp?: AbortSignal): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>()
-  const connecting = new AbortController()
-  const until = [connecting.signal, ...(givenUp === undefined ? [] : [givenUp])]
   const socket = host?.startsWith('/') === true
     ? tcp({ path: `${host}/.s.PGSQL.${port}` })
     : tcp({ host, port, noDelay: true, keepAlive: true })
+  const end = (): void => void socket.destroy(new SlotLost('no connection to Postgres: it was given up'))
+  const timer = setTimeout(end, CONNECT_MS)
+  givenUp?.addEventListener('abort', end)
+  if (givenUp?.aborted === true) end()
+  const settled = (): void => {
+    clearTimeout(timer)
+    givenUp?.removeEventListener('abort', end)
+  }
+  socket.once('connect', () => resolve(socket)).once('connect', settled)
+  socket.once('error', reject).once('close', settled)
   return promise
 }

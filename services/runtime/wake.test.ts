@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 import postgres from 'postgres'
@@ -99,6 +101,57 @@ test('a database that is away makes a ring cost nothing but time', async (t) => 
   const next = wake.next()
   wake.ring()
   await wake.close()
+  await next
+  t.pass()
+})
+
+/** A line to Postgres that freezes for good behind the sign-in: it swallows the first LISTEN and all that follows on that connection. */
+async function freezesAtFirstListen(t: ExecutionContext, url: string): Promise<{ url: string; frozen: () => boolean }> {
+  const { port, hostname } = new URL(url)
+  let frozen = false
+  const server = createServer((client) => {
+    const upstream = connect(Number(port || 5432), hostname)
+    t.teardown(() => client.destroy())
+    upstream.on('error', () => client.destroy()).pipe(client)
+    client.on('error', () => upstream.destroy()).on('close', () => upstream.destroy()).on('data', (bytes) => {
+      if (frozen || !bytes.includes('listen ')) upstream.write(bytes)
+      else {
+        frozen = true
+        client.removeAllListeners('data').resume()
+      }
+    })
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const through = new URL(url)
+  through.host = `127.0.0.1:${(server.address() as AddressInfo).port}`
+  return { url: through.href, frozen: () => frozen }
+}
+
+test('a listener whose LISTEN is never answered hears again over another connection', async (t) => {
+  const { url, open } = await given(t)
+  const line = await freezesAtFirstListen(t, url)
+  const listener = openWake({ url: line.url, channel: CHANNEL, name: 'frozen', log })
+  t.teardown(() => listener.close())
+  const next = listener.next()
+  await until(line.frozen)
+  let back = false
+  void next.then(() => (back = true))
+  await until(() => back, { within: 20_000 })
+  await heard(open('ringer'), listener)
+  t.pass()
+})
+
+test('closing ends soon, also while LISTEN is not answered', async (t) => {
+  const { url } = await given(t)
+  const line = await freezesAtFirstListen(t, url)
+  const wake = openWake({ url: line.url, channel: CHANNEL, name: 'frozen', log })
+  const next = wake.next()
+  await until(line.frozen)
+  let closed = false
+  void wake.close().then(() => (closed = true))
+  await until(() => closed, { within: 2_000 })
   await next
   t.pass()
 })

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import postgres from 'postgres'
 import type { Log } from './log.ts'
-import { connectionOptions, openSlot } from './slot.ts'
+import { connectionOptions, openSlot, withDeadline } from './slot.ts'
 
 /**
  * The hint that there is news. Losing one costs time, never data: whoever waits looks by itself now and then.
@@ -29,6 +29,12 @@ export function openLocalWake(): Wake {
 /** At most one NOTIFY in this many milliseconds: each takes a lock of the whole database while it commits. */
 const BETWEEN_RINGS = 10
 
+/** Milliseconds in which a connection must be made and LISTEN be answered; then another one is tried. */
+const ANSWER_MS = 5_000
+
+/** The longest that closing may take: what Postgres has not answered by then is a hint that is lost. */
+const CLOSING_MS = 300
+
 /**
  * Between processes: NOTIFY on a connection of its own, never in the transaction of an insert (−26 to −68 % throughput).
  *
@@ -48,7 +54,7 @@ export function openWake(parts: { url: string; channel: string; name: string; lo
     },
     close: async () => {
       stop.abort()
-      await Promise.all([ringer.close(), listening])
+      await Promise.race([Promise.all([ringer.close(), listening]), pause(CLOSING_MS)])
       local.ring()
     },
   }
@@ -70,7 +76,7 @@ function openRinger(parts: { url: string; channel: string; name: string; log: Lo
         failing = false
       } catch (error) {
         // A ring that fails is not repeated: by then the readers have looked by themselves.
-        if (!failing) parts.log.warn({ error }, 'cannot ring; readers find news by looking, within 500 ms')
+        if (!failing && !signal.aborted) parts.log.warn({ error }, 'cannot ring; readers find news by looking, within 500 ms')
         failing = true
       }
       await between
@@ -84,8 +90,8 @@ function openRinger(parts: { url: string; channel: string; name: string; log: Lo
       if (!signal.aborted) working ??= work()
     },
     close: async () => {
-      await working
-      await slot.close()
+      // Not after the work: closing is what ends it where it hangs.
+      await Promise.all([working, slot.close(CLOSING_MS / 2)])
     },
   }
 }
@@ -93,22 +99,24 @@ function openRinger(parts: { url: string; channel: string; name: string; log: Lo
 /**
  * Listens until the signal, over a new connection whenever one is lost.
  *
- * Not the driver's listen(): it tries once after a loss and then stays deaf without a word.
+ * Not the driver's listen(): it tries once after a loss and then stays deaf without a word. The driver has no limit either
+ * for an answer, so a line that freezes behind the sign-in would be the same.
  */
 async function listen(parts: { url: string; channel: string; name: string; log: Log }, ring: () => void, signal: AbortSignal): Promise<void> {
   const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
   let failing = false
   while (!signal.aborted) {
     const closed = Promise.withResolvers<void>()
+    const over = new AbortController()
     const options = {
-      ...connectionOptions({ url: parts.url, name: `${parts.name} wake` }),
+      ...connectionOptions({ url: parts.url, name: `${parts.name} wake`, givenUp: over.signal }),
       onnotify: ring, // what the driver's listen() itself is made of
       onclose: () => closed.resolve(),
     }
     const sql = postgres(parts.url, options)
     try {
-      await sql`listen ${sql(parts.channel)}`
-      if (failing) parts.log.info('listening again')
+      await Promise.race([withDeadline(sql`listen ${sql(parts.channel)}`, ANSWER_MS), aborted])
+      if (failing && !signal.aborted) parts.log.info('listening again')
       failing = false
       ring() // what was rung before is gone
       await Promise.race([closed.promise, aborted])
@@ -116,6 +124,7 @@ async function listen(parts: { url: string; channel: string; name: string; log: 
       if (!failing) parts.log.warn({ error }, 'cannot listen; news are found by looking, within 500 ms')
       failing = true
     }
+    over.abort()
     // Not awaited: end() hangs for ever right after a disconnect.
     sql.end({ timeout: 0 }).catch((error: unknown) => parts.log.debug({ error }, 'closing a lost connection'))
     if (!signal.aborted) await Promise.race([pause(1_000, undefined, { ref: false }), aborted])

@@ -36,9 +36,8 @@ export const FAILED: readonly Mutant[] = [
       },
       { routine: 'inbox.apply_one', find: 'where v.relation = stmt.relation and v.key = el.key for update;', replace: 'where v.relation = stmt.relation and v.key = el.key;' },
       {
-        // The transaction that takes up is open a little longer.
-        routine: 'inbox.take_out', find: 'perform inbox.apply_item_once(stmt, item, its_partition);',
-        replace: 'perform inbox.apply_item_once(stmt, item, its_partition);\n  perform pg_sleep(0.1);',
+        // The transaction that takes up is open a little longer, when it has looked who is behind it.
+        routine: 'inbox.take_out', find: 'where key is not null order by key) k;', replace: 'where key is not null order by key) k;\n  perform pg_sleep(0.1);',
       },
     ],
     workloads: ['partial', 'append'], faults: [], events: 4_000, expects: ['liveness', 'audit', 'target'],

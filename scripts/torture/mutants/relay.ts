@@ -14,12 +14,13 @@ export const RELAY: readonly Mutant[] = [
       {
         file: 'services/relay/loop.ts', find: '      one.lane.inflight.add(one.event.position)',
         replace: `      one.lane.inflight.add(one.event.position)
-      const seen = one.lane as typeof one.lane & { highest?: bigint }
-      if (BigInt(one.event.position) > (seen.highest ?? 0n)) seen.highest = BigInt(one.event.position)`,
+      const { cursors = new Map<number, bigint>() } = globalThis as { cursors?: Map<number, bigint> }
+      Object.assign(globalThis, { cursors })
+      if (BigInt(one.event.position) > (cursors.get(one.lane.lane) ?? 0n)) cursors.set(one.lane.lane, BigInt(one.event.position))`,
       },
       {
         file: 'services/relay/reader.ts', find: '  return { lane: lane.lane, floor: readFrom(lane), inflight: lane.inflight }',
-        replace: `  const { highest = 0n } = lane as typeof lane & { highest?: bigint }
+        replace: `  const highest = (globalThis as { cursors?: Map<number, bigint> }).cursors?.get(lane.lane) ?? 0n
   return { lane: lane.lane, floor: highest > BigInt(readFrom(lane)) ? String(highest) : readFrom(lane), inflight: lane.inflight }`,
       },
     ],
