@@ -20,7 +20,7 @@ function isLeftOut(file: string, lines: readonly string[]): boolean {
 }
 
 // They start servers of their own, from a clone; their modules are imported only when they run.
-const needDevelopment = ['scripts/bench/main.ts', 'scripts/demo/main.ts', 'scripts/up.ts']
+const needDevelopment = ['scripts/bench/main.ts', 'scripts/demo/main.ts', 'scripts/torture/main.ts', 'scripts/up.ts']
 
 /** Every module that the file can come to import, and what imports it; packages by their names. */
 function reachable(entry: string, into = new Map<string, string>()): Map<string, string> {

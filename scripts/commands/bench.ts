@@ -1,6 +1,7 @@
 import { join, relative } from 'node:path'
 import { Argument, type Command } from 'commander'
 
+import { inClone } from './clone.ts'
 import { STATE_FOLDER } from './environment.ts'
 import { wholeNumber } from './migrate.ts'
 
@@ -35,8 +36,7 @@ Examples:
   npm run bench -- all --json .deltapost/bench.json
   npm run bench -- pipeline naive --rate 5000 --compare .deltapost/bench.json`)
     .action(async (names: string[], options: BenchOptions) => {
-      // Loaded here: the servers' packages are not there in an installation without development dependencies.
-      const { bench } = await import('../bench/main.ts')
+      const { bench } = await inClone('bench', () => import('../bench/main.ts'))
       process.exitCode = await bench(names.includes('all') ? SCENARIOS : [...new Set(names)], options)
     })
 }

@@ -1,6 +1,7 @@
 import { join, relative } from 'node:path'
 import { type Command, Option } from 'commander'
 
+import { inClone } from './clone.ts'
 import { STATE_FOLDER } from './environment.ts'
 import { wholeNumber } from './migrate.ts'
 
@@ -54,8 +55,7 @@ Examples:
   npm run torture -- --mutants
   npm run torture -- --mutants no-tombstone,ack-before-broker`)
     .action(async (options: TortureOptions) => {
-      // Loaded here: the servers' packages are not there in an installation without development dependencies.
-      const { torture } = await import('../torture/main.ts')
+      const { torture } = await inClone('torture', () => import('../torture/main.ts'))
       process.exitCode = await torture(options)
     })
 }
