@@ -13,8 +13,16 @@ const LIMIT = 400_000
 const PLANTED = ['answer-before-commit', 'ack-before-the-broker', 'no-version-guard', 'no-tombstone', 'retry-at-the-tail']
 const FAULTS = ['kill-postgres', 'kill-backend', 'freeze-relay', 'freeze-consumer', 'stall-consumer-postgres', 'drop-answers-relay-kafka', 'drop-answers-listener-postgres', 'late-commit', 'target-altered', 'offsets-deleted', 'kill-all']
 
-/** Runs `deltapost torture` with servers of its own; a red oracle, a step that was not passed and a bug that was not seen end it with 3. */
+let turn: Promise<void> = Promise.resolve()
+
+/** Runs `deltapost torture` with servers of its own, one after the other; a red oracle, a step that was not passed and a bug that was not seen end it with 3. */
 async function torture(t: ExecutionContext, name: string, ...args: string[]): Promise<void> {
+  t.timeout(2 * LIMIT)
+  turn = turn.catch(() => undefined).then(() => campaign(t, name, args))
+  await turn
+}
+
+async function campaign(t: ExecutionContext, name: string, args: readonly string[]): Promise<void> {
   t.timeout(LIMIT)
   const folder = join(tmpdir(), `deltapost-torture-${process.pid}-${name}`)
   const child = spawn(process.execPath, [PROGRAM, 'torture', ...args, '--keep', folder, '--plan', `${folder}.json`], { stdio: ['ignore', 'pipe', 'pipe'] })
