@@ -38,8 +38,9 @@ function counted(names: readonly string[]): string {
   return [...new Set(names)].map((name) => `${names.filter((one) => one === name).length} ${name}`).join(', ')
 }
 
-/** A line for each planted bug: which oracle turned red, and after how long. */
-export function showMutants(verdicts: readonly MutantVerdict[]): void {
-  const lines = verdicts.map(({ name, caught, red, seconds, first }) => `${caught ? 'caught' : 'MISSED'} ${name} by ${red.join(', ') || 'nothing'} after ${seconds.toFixed(0)} s${first === undefined ? '' : `: ${first}`}`)
-  process.stdout.write(`${lines.join('\n')}\n${verdicts.filter(({ caught }) => caught).length} of ${verdicts.length} planted bugs caught\n`)
+/** A line for each planted bug, behind that of the control: which oracle turned red, and after how long. */
+export function showMutants([control, ...bugs]: readonly MutantVerdict[]): void {
+  const lines = bugs.map(({ name, caught, red, seconds, first }) => `${caught ? 'caught' : 'MISSED'} ${name} by ${red.join(', ') || 'nothing'} after ${seconds.toFixed(0)} s${first === undefined ? '' : `: ${first}`}`)
+  const green = control?.caught === true ? 'green' : `RED: ${control?.first ?? ''}`
+  process.stdout.write(`${lines.join('\n')}\nwithout a bug the oracles are ${green}; ${bugs.filter(({ caught }) => caught).length} of ${bugs.length} planted bugs caught\n`)
 }

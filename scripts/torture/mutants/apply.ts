@@ -1,4 +1,4 @@
-import { mutant, type Mutant, SMALL_RECORDS, SPREAD, UNEVEN } from './mutant.ts'
+import { LOST_ANSWERS, mutant, type Mutant, SCATTERED, SMALL_RECORDS, SPREAD, UNEVEN } from './mutant.ts'
 
 const STATEMENT = 'services/consumer/statement.ts'
 const ELEMENT = 'services/consumer/element.ts'
@@ -122,7 +122,7 @@ insert into inbox.applied (origin, seq_id, status, statement, partition, "offset
     name: 'outcome-gates-nothing',
     why: 'a table without a key takes every delivery of a change, though its outcome is on record',
     sql: [{ routine: 'inbox.apply_counts', find: 'into fresh from c join logged l on l.origin = c.o and l.seq_id = c.s;', replace: 'into fresh from c;' }],
-    workloads: ['keyless'], faults: ['failpoint:relay.acknowledged', 'kill-relay'], events: 3_000, expects: ['target'],
+    plants: [LOST_ANSWERS], workloads: ['keyless'], faults: [], events: 3_000, expects: ['target'],
   }),
   mutant({
     name: 'outcome-before-effect',
@@ -145,15 +145,9 @@ insert into inbox.applied (origin, seq_id, status, statement, partition, "offset
   mutant({
     name: 'debts-forgotten',
     why: 'without a key: a delete that comes before its insert is done with, and the insert stays',
-    plants: [UNEVEN],
+    plants: [SCATTERED, UNEVEN],
     sql: [{ routine: 'inbox.apply_counts', find: 'o.image = any(images) and o.n = 0;', replace: 'o.image = any(images);' }],
     workloads: ['keyless'], faults: [], events: 3_000, expects: ['target'],
-  }),
-  mutant({
-    name: 'key-change-takes-what-stands',
-    why: 'a key change deletes whatever row stands at the key it left, which after id = id + 1 is the next row',
-    plants: [SPREAD, UNEVEN, { file: STATEMENT, find: 't.ctid = there.ctid and there.same returning 1', replace: 't.ctid = there.ctid returning 1' }],
-    workloads: ['shift'], faults: [], events: 3_000, expects: ['target'],
   }),
   mutant({
     name: 'numbers-through-floats',

@@ -33,6 +33,12 @@ export const SPREAD: Change = {
   replace: '    rowKey: rowKey(change, keyColumns) === null ? null : JSON.stringify([String(Math.random())]),',
 }
 
+/** Changes of any row come in any lane, also those of a table without a key: any order of them ends the same. */
+export const SCATTERED: Change = {
+  file: 'services/listener/ingest.ts', find: '    rowKey: rowKey(change, keyColumns),',
+  replace: '    rowKey: JSON.stringify([String(Math.random())]),',
+}
+
 /** Partitions are applied up to a second apart. */
 export const UNEVEN: Change = {
   file: 'services/consumer/loop.ts', find: '  const slot = await parts.slots.take()',
@@ -57,6 +63,16 @@ export const FAILING_SENDS: Change = {
 
 /** Records have at most a megabyte, as where nobody has set a limit: larger changes go in chunks. */
 export const SMALL_RECORDS: Change = { file: 'services/relay/publish.ts', find: 'const MOST_LIMIT = 64 << 20', replace: 'const MOST_LIMIT = 1_048_588' }
+
+/** Of one send in 20 the answer is lost: the broker has the records, and they are sent again. */
+export const LOST_ANSWERS: Change = {
+  file: 'services/relay/topics.ts', find: '      send: (events, mayGoOn) => parts.send(name, number, events, mayGoOn),',
+  replace: `      send: async (events, mayGoOn) => {
+        const first = await parts.send(name, number, events, mayGoOn)
+        if (Math.random() < 0.05) throw new Error('an answer that is lost')
+        return first
+      },`,
+}
 
 const REFUSED_NOW = `raise exception using errcode = 'check_violation', message = 'refused at the first try';`
 
