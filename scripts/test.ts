@@ -14,7 +14,7 @@ const root = resolve(import.meta.dirname, '..')
 const modules = join(root, 'node_modules')
 const TEMPLATE = 'deltapost_test_template'
 // Above ava's own limits, the longest being that of a campaign, since it asks a hung test file to end and cannot make it.
-const SILENCE_MS = 420_000
+const SILENCE_MS = 540_000
 const say = (line: string): void => void process.stdout.write(`${line}\n`)
 
 const interrupted = new AbortController()
