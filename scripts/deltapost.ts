@@ -51,7 +51,7 @@ function commandLine(): Command {
 }
 
 // A client library may hold a timer or a socket after its end; the command is over all the same.
-const LINGER_MS = 500
+const LINGER_MS = 100
 
 // Whoever reads the output may have seen enough (a pipe to head).
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

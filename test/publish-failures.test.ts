@@ -21,9 +21,9 @@ import kafkajs from 'kafkajs'
 import { publishAgain } from '../outbox/refused.ts'
 import { embeddedKafka } from '../scripts/stack/embedded-kafka.ts'
 import type { EmbeddedKafka } from '../scripts/stack/embedded-kafka.ts'
-import { missingForKafka } from '../scripts/stack/kafka-jars.ts'
 import { outboxConnection, readTopic } from './support/events.ts'
 import { brokers, createTopic, setTopicLimit, STOCK_LIMIT } from './support/kafka.ts'
+import { testOwnKafkaInTurn } from './support/own-servers.ts'
 import { until } from './support/until.ts'
 import { asAdmin, openWay } from './support/way.ts'
 import type { Audit, Way } from './support/way.ts'
@@ -146,8 +146,6 @@ for (const two of [false, true]) {
   })
 }
 
-/** A broker that is killed takes Java and Maven; one test after the other. */
-const testOwnKafka = missingForKafka() === undefined ? test.serial : test.serial.skip
 const directory = mkdtempSync(join(tmpdir(), 'publish-failures-'))
 let own: Promise<EmbeddedKafka> | undefined
 
@@ -169,7 +167,7 @@ test.after.always('the broker of this file ends', async () => {
 for (const two of [false, true]) {
   const databases = two ? 'two databases' : 'one database'
 
-  testOwnKafka(`I8 I10 I12 a change whose topic may not be written waits without an attempt; its neighbours are applied, with ${databases}`, async (t) => {
+  testOwnKafkaInTurn(`I8 I10 I12 a change whose topic may not be written waits without an attempt; its neighbours are applied, with ${databases}`, async (t) => {
     const servers = [(await (own ??= ownBroker())).brokers]
     const world = await place(t, two, servers)
     const away = world.named('denied')
@@ -186,7 +184,7 @@ for (const two of [false, true]) {
     await waitsFor(t, world, away, () => asAdmin(servers, (admin) => admin.deleteAcls({ filters: deny })))
   })
 
-  testOwnKafka(`I1 I3 I10 while the broker is away posts are taken, nothing uses an attempt, and all is applied when it is back, with ${databases}`, async (t) => {
+  testOwnKafkaInTurn(`I1 I3 I10 while the broker is away posts are taken, nothing uses an attempt, and all is applied when it is back, with ${databases}`, async (t) => {
     const broker = await (own ??= ownBroker())
     const world = await place(t, two, [broker.brokers])
     await world.post(1, 'before')

@@ -5,7 +5,7 @@ import test from 'ava'
 function titles(): Map<string, string[]> {
   const found = new Map<string, string[]>()
   for (const file of globSync('{outbox,services,scripts,test}/**/*.test.ts')) {
-    for (const match of readFileSync(file, 'utf8').matchAll(/^\s*(?:test(?:\.serial)?|testOwnKafka)\((['`])((?:I\d+ )+)(.*?)\1, /gm)) {
+    for (const match of readFileSync(file, 'utf8').matchAll(/^\s*(?:test(?:\.serial)?|testOwnKafka(?:InTurn)?)\((['`])((?:I\d+ )+)(.*?)\1, /gm)) {
       const title = `${match[2]}${match[3]}`.replaceAll("\\'", "'").split('${')[0]!.trimEnd()
       for (const promise of match[2]!.trim().split(' ')) found.set(promise, [...found.get(promise) ?? [], title])
     }

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import type { Latency } from './latency.ts'
 import type { Place } from './place.ts'
 import type { Group, Measured } from './result.ts'
-import { allProcesses, peakOf, statOf } from './server-process.ts'
+import { allProcesses, peakOf, statOf } from '../stack/server-process.ts'
 
 /** Linux counts the time of processes in hundredths of a second, whatever the kernel's own clock is. */
 const TICKS = 100

@@ -5,14 +5,14 @@ import postgres, { type Sql } from 'postgres'
 
 import { DeltapostError } from '../../outbox/errors.ts'
 import { migrate } from '../../services/jobs/migrate.ts'
-import { KAFKA_RETRY, ensureTopic, openKafka } from '../../services/runtime/kafka.ts'
+import { ensureTopic, openKafka, withAdmin } from '../../services/runtime/kafka.ts'
 import { openLog } from '../../services/runtime/log.ts'
 import type { Environment } from '../commands/environment.ts'
 import { readable, type RoleProcess, startRole } from '../commands/role-process.ts'
 import type { Role } from '../commands/serve.ts'
 import type { Stack } from '../stack/stack.ts'
 import { TABLE } from './changes.ts'
-import { listeningProcess } from './server-process.ts'
+import { listeningProcess } from '../stack/server-process.ts'
 
 /** What a scenario is given: the servers, what was asked for, and where to tell how it goes. */
 export type Bench = {
@@ -141,27 +141,19 @@ async function onServer(bench: Bench, statement: (sql: Sql) => PromiseLike<unkno
 }
 
 async function recordsOf(bench: Bench, topic: string): Promise<number> {
-  return withAdmin(bench, async (admin) => {
+  return withAdmin(kafkaOf(bench), async (admin) => {
     const offsets = await admin.fetchTopicOffsets(topic)
     return offsets.reduce((sum, { high }) => sum + Number(high), 0)
   })
 }
 
 async function dropTopics(bench: Bench, topic: string): Promise<void> {
-  await withAdmin(bench, async (admin) => {
+  await withAdmin(kafkaOf(bench), async (admin) => {
     const there = (await admin.listTopics()).filter((name) => name === topic || name.startsWith(`${topic}.`))
     if (there.length > 0) await admin.deleteTopics({ topics: there })
   })
 }
 
-type Admin = ReturnType<ReturnType<typeof openKafka>['admin']>
-
-async function withAdmin<T>(bench: Bench, work: (admin: Admin) => Promise<T>): Promise<T> {
-  const admin = openKafka(bench.stack.kafkaBrokers.split(','), openLog('bench', 'silent')).admin({ retry: KAFKA_RETRY })
-  await admin.connect()
-  try {
-    return await work(admin)
-  } finally {
-    await admin.disconnect()
-  }
+function kafkaOf({ stack }: Bench): ReturnType<typeof openKafka> {
+  return openKafka(stack.kafkaBrokers.split(','), openLog('bench', 'silent'))
 }

@@ -1,38 +1,17 @@
-import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 
 import type { Sql } from '../../outbox/sql.ts'
 import { pairDatabases } from '../../services/jobs/migrate.ts'
 import { arrival, consumerRig } from '../../test/support/arrivals.ts'
+import { type Cli, cliWith } from '../../test/support/cli.ts'
 import { connect, freshDatabase } from '../../test/support/database.ts'
 import { outboxConnection, writeEvents } from '../../test/support/events.ts'
 import { brokers, freshTopic } from '../../test/support/kafka.ts'
 import { inClone } from './clone.ts'
 
-const PROGRAM = join(import.meta.dirname, '..', 'deltapost.ts')
-
-let folder = ''
-test.before(() => {
-  folder = mkdtempSync(join(tmpdir(), 'event-'))
-})
-test.after.always(() => rmSync(folder, { recursive: true, force: true }))
-
-type Cli = (...args: string[]) => Promise<{ code: number | null; out: string; err: string }>
-
 function cliOn(url: string, settings: Record<string, string> = {}): Cli {
-  return async (...args) => {
-    const env = { PATH: process.env['PATH'], DATABASE_URL: url, KAFKA_BROKERS: brokers().join(), ...settings }
-    const child = spawn(process.execPath, [PROGRAM, ...args], { cwd: folder, env, stdio: ['ignore', 'pipe', 'pipe'] })
-    const told = { out: '', err: '' }
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (told.out += text))
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (told.err += text))
-    const code = await new Promise<number | null>((resolve) => child.once('close', resolve))
-    return { code, ...told }
-  }
+  return cliWith({ DATABASE_URL: url, KAFKA_BROKERS: brokers().join(), ...settings })
 }
 
 type Given = { sql: Sql; url: string; cli: Cli }

@@ -1,40 +1,24 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { type AddressInfo, type Server } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { text as readText } from 'node:stream/consumers'
 import test, { type ExecutionContext } from 'ava'
 import { SMTPServer } from 'smtp-server'
 
+import { deltapost, EMPTY_FOLDER, type Ended, PROGRAM } from '../../test/support/cli.ts'
 import { freshDatabase } from '../../test/support/database.ts'
 import { outboxConnection, writeEvents } from '../../test/support/events.ts'
 import { brokers, freshTopic } from '../../test/support/kafka.ts'
 import { until } from '../../test/support/until.ts'
 
-const PROGRAM = join(import.meta.dirname, '..', 'deltapost.ts')
-
-let cwd = ''
-test.before(() => {
-  cwd = mkdtempSync(join(tmpdir(), 'notice-'))
-})
-test.after.always(() => rmSync(cwd, { recursive: true, force: true }))
-
 function start(t: ExecutionContext, args: string[], environment: Record<string, string>): ChildProcess {
-  const child = spawn(process.execPath, [PROGRAM, ...args], { cwd, env: { PATH: process.env['PATH'], ...environment }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [PROGRAM, ...args], { cwd: EMPTY_FOLDER, env: { PATH: process.env['PATH'], ...environment }, stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => void child.kill('SIGKILL'))
   return child
 }
 
-async function cli(t: ExecutionContext, environment: Record<string, string>): Promise<{ code: number | null; out: string; err: string }> {
-  const child = start(t, ['notice', 'test'], environment)
-  const [out, err, code] = await Promise.all([
-    readText(child.stdout!), readText(child.stderr!), new Promise<number | null>((resolve) => child.once('close', resolve)),
-  ])
-  return { code, out, err }
-}
+const noticeTest = (environment: Record<string, string>): Promise<Ended> => deltapost(['notice', 'test'], environment)
 
 async function listening(t: ExecutionContext, server: Server): Promise<string> {
   server.listen(0, '127.0.0.1')
@@ -61,23 +45,23 @@ test('notice test tells all channels and says what happened; one that fails is t
   })
   const mailAddress = await listening(t, mail.server)
   const environment = { NOTICE_WEBHOOK_URL: `http://${address}/hush`, NOTICE_SMTP_URL: `smtp://${mailAddress}`, ERROR_RECIPIENTS: '["ops@example.com"]' }
-  const told = await cli(t, environment)
+  const told = await noticeTest(environment)
   t.is(told.code, 0, told.err)
   t.is(told.out, `webhook http://${address}: told\nmail ops@example.com by ${mailAddress}: told\n`)
   t.regex(bodies[0] ?? '', /a test notice, nothing failed/)
   t.regex(mails[0] ?? '', /^Subject: Deltapost: a test notice, nothing failed\r$/m)
 
-  const wrong = await cli(t, { ...environment, NOTICE_WEBHOOK_URL: `http://${address}/hush/other` })
+  const wrong = await noticeTest({ ...environment, NOTICE_WEBHOOK_URL: `http://${address}/hush/other` })
   t.is(wrong.code, 1)
   t.is(wrong.out, `webhook http://${address}: not told\nmail ops@example.com by ${mailAddress}: told\n`)
   t.is(wrong.err, `Error: http://${address} answered 404\nTry: correct NOTICE_WEBHOOK_URL, then deltapost notice test\n`)
 })
 
 test('notice test without a channel, or with mail for nobody, says what to set', async (t) => {
-  const off = await cli(t, {})
+  const off = await noticeTest({})
   t.is(off.code, 1)
   t.regex(off.err, /^Error: failures are told to nobody.*\nTry: set NOTICE_WEBHOOK_URL or NOTICE_SMTP_URL/)
-  const nobody = await cli(t, { NOTICE_SMTP_URL: 'smtp://127.0.0.1:1', ERROR_RECIPIENTS: '["on-call"]' })
+  const nobody = await noticeTest({ NOTICE_SMTP_URL: 'smtp://127.0.0.1:1', ERROR_RECIPIENTS: '["on-call"]' })
   t.is(nobody.code, 1)
   t.regex(nobody.err, /ERROR_RECIPIENTS has no address of mail\nTry: ERROR_RECIPIENTS=/)
 })

@@ -1,52 +1,14 @@
-import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
-import type { ExecutionContext } from 'ava'
 
-import { arrival, consumerRig, type Rig } from '../../test/support/arrivals.ts'
-import { connect, freshDatabase } from '../../test/support/database.ts'
+import { arrival, type Rig } from '../../test/support/arrivals.ts'
+import { EMPTY_FOLDER } from '../../test/support/cli.ts'
+import { freshDatabase } from '../../test/support/database.ts'
 import { outboxConnection, writeEvents } from '../../test/support/events.ts'
+import { ACCOUNT, cliOn, copyParked, operated, refusedAndBehind } from '../../test/support/operated.ts'
 import { until } from '../../test/support/until.ts'
 import { openRehearsal } from './dry-run.ts'
-
-const PROGRAM = join(import.meta.dirname, '..', 'deltapost.ts')
-
-let folder = ''
-test.before(() => {
-  folder = mkdtempSync(join(tmpdir(), 'parked-'))
-})
-test.after.always(() => rmSync(folder, { recursive: true, force: true }))
-
-type Ended = { code: number | null; out: string; err: string }
-type Cli = (...args: string[]) => Promise<Ended>
-
-function cliOn(url: string, environment: Record<string, string> = {}): Cli {
-  return async (...args) => {
-    const child = spawn(process.execPath, [PROGRAM, ...args], {
-      cwd: folder, env: { PATH: process.env['PATH'], DATABASE_URL: url, MAX_RETRIES: '2', ...environment }, stdio: ['ignore', 'pipe', 'pipe'],
-    })
-    const told = { out: '', err: '' }
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (told.out += text))
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (told.err += text))
-    const code = await new Promise<number | null>((resolve) => child.once('close', resolve))
-    return { code, ...told }
-  }
-}
-
-const ACCOUNT = 'create table app.account (id integer primary key, name varchar(5), n integer)'
-
-async function rigOf(t: ExecutionContext, ...ddl: string[]): Promise<Rig & { url: string; cli: Cli }> {
-  const database = await freshDatabase()
-  const made = await consumerRig(database.url)
-  t.teardown(async () => {
-    await made.close()
-    await database.drop()
-  })
-  for (const statement of ['create schema app', ...ddl]) await made.rows(statement)
-  return { ...made, url: database.url, cli: cliOn(database.url) }
-}
 
 /** Everything a dry run could leave behind. */
 async function allOf({ rows }: Rig): Promise<unknown> {
@@ -58,14 +20,8 @@ function lines(out: string): Record<string, unknown>[] {
   return out.trim().split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Record<string, unknown>)
 }
 
-/** Row 1 is refused (name too long), and a partial image of it waits behind. */
-async function refusedAndBehind({ apply }: Rig): Promise<void> {
-  await apply(0, arrival('account', 'INSERT', 10, { id: '1', name: 'too long', n: '1' }, 1))
-  await apply(0, arrival('account', 'UPDATE', 20, { id: ['1', '1'], n: ['1', '2'] }, 2))
-}
-
 test.serial('what is parked is listed with its reason, counted, filtered and exported as it came', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const listed = await rig.cli('parked', 'list')
   t.is(listed.code, 0, listed.err)
@@ -79,7 +35,7 @@ test.serial('what is parked is listed with its reason, counted, filtered and exp
   ] as const) {
     t.deepEqual(lines((await rig.cli('parked', 'list', '--json', ...args)).out).map((entry) => entry['seq_id']), [...ids], args.join(' '))
   }
-  const file = join(folder, 'all.ndjson')
+  const file = join(EMPTY_FOLDER, 'all.ndjson')
   t.is((await rig.cli('parked', 'export', '--out', file)).code, 0)
   const exported = lines(readFileSync(file, 'utf8'))
   t.deepEqual(exported.map((entry) => entry['payload']), (await rig.rows('select payload from inbox.parked order by seq_id')).map((row) => row['payload']))
@@ -87,7 +43,7 @@ test.serial('what is parked is listed with its reason, counted, filtered and exp
 })
 
 test.serial('show tells the record, its row, what waits behind it and what was done', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await rig.apply(0, arrival('account', 'INSERT', 5, { id: '1', name: 'here', n: '0' }, 3))
   await refusedAndBehind(rig)
   await rig.cli('parked', 'retry', '1', '--as', 'anna')
@@ -107,7 +63,7 @@ test.serial('show tells the record, its row, what waits behind it and what was d
 })
 
 test.serial('a retry that is refused again uses no attempt and ends with 3; after the target is mended it heals, and what waited follows', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const again = await rig.cli('parked', 'retry', '1')
   t.is(again.code, 3)
@@ -126,7 +82,7 @@ test.serial('a retry that is refused again uses no attempt and ends with 3; afte
 })
 
 test.serial('an edited value is applied, and the record as it came is kept in the audit', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const edited = await rig.cli('parked', 'edit', '1', '--set', 'name=short', '--set-null', 'n', '--note', 'ticket 12', '--retry')
   t.is(edited.code, 0, edited.err)
@@ -139,10 +95,10 @@ test.serial('an edited value is applied, and the record as it came is kept in th
 })
 
 test.serial('an edit is refused where it is no change, of another table or of another row, and nothing is changed', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const before = await allOf(rig)
-  const file = join(folder, 'edit.json')
+  const file = join(EMPTY_FOLDER, 'edit.json')
   const change = { TIME: '2026-01-01T00:00:00.1Z', SCHEMANAME: 'app', TABLENAME: 'account', OPERATION: 'INSERT', DATA: { id: '1', name: 'ok', n: '1' } }
   for (const [text, why] of [
     ['{"TIME":', /truncated/], [JSON.stringify({ ...change, TABLENAME: 'other' }), /app\.other/], [JSON.stringify({ ...change, DATA: { ...change.DATA, id: '2' } }), /another row/],
@@ -163,7 +119,7 @@ test.serial('an edit is refused where it is no change, of another table or of an
 })
 
 test.serial('a dry run shows the difference of the row and leaves nothing changed', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await rig.apply(0, arrival('account', 'INSERT', 5, { id: '1', name: 'here', n: '0' }, 3))
   await refusedAndBehind(rig)
   await rig.apply(1, arrival('account', 'INSERT', 6, { id: 'x', name: 'a' }, 4), arrival('account', 'UPDATE', 7, { n: ['1', '2'] }, 5))
@@ -183,7 +139,7 @@ test.serial('a dry run shows the difference of the row and leaves nothing change
 })
 
 test.serial('a dry run of a table that is not there creates none', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   await rig.rows('alter table app.account rename to hidden')
   const before = await rig.rows('select * from outbox.relation')
@@ -195,7 +151,7 @@ test.serial('a dry run of a table that is not there creates none', async (t) => 
 })
 
 test.serial('a skipped change is given up, what waits behind it is tried again, and when it is delivered again it stays so', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   t.is((await rig.cli('parked', 'skip', '1')).code, 2, 'a note is asked for')
   const { code, out, err } = await rig.cli('parked', 'skip', '1', '--note', 'never used')
@@ -214,7 +170,7 @@ test.serial('a skipped change is given up, what waits behind it is tried again, 
 })
 
 test.serial('what was given up comes back by its number or by --status SKIPPED only: --all and other filters leave it', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   await rig.cli('parked', 'skip', '1', '--note', 'never used')
   for (const args of [['--all'], ['--table', 'app.account', '--sqlstate', '22001']]) {
@@ -230,7 +186,7 @@ test.serial('what was given up comes back by its number or by --status SKIPPED o
 })
 
 test.serial('a row of which nothing was ever applied has no version, and show says so', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const shown = await rig.cli('parked', 'show', '1')
   t.regex(shown.out, /newest version +never applied\n/)
@@ -239,12 +195,12 @@ test.serial('a row of which nothing was ever applied has no version, and show sa
 })
 
 test.serial('ten thousand changes that wait behind one are drained in the order of their versions', async (t) => {
-  const rig = await rigOf(t, ACCOUNT, 'create table app.history (id bigint generated always as identity, n integer)',
+  const rig = await operated(t, ACCOUNT, 'create table app.history (id bigint generated always as identity, n integer)',
     `create function app.note() returns trigger language plpgsql as $$ begin insert into app.history (n) values (new.n); return null; end $$`,
     'create trigger note after insert or update on app.account for each row execute function app.note()')
   await rig.apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'too long', n: '1' }, 1))
   await rig.apply(0, arrival('account', 'UPDATE', 2, { id: ['1', '1'], n: ['0', '2'] }, 2))
-  await waiting(rig.url, 2, 3, 10_001)
+  await copyParked(rig.url, 2, 3, 10_001)
   await rig.rows('alter table app.account alter column name type varchar(40)')
   const { code, out, err } = await cliOn(rig.url, { NODE_OPTIONS: '--max-old-space-size=64' })('parked', 'retry', '1')
   t.is(code, 0, err)
@@ -255,13 +211,13 @@ test.serial('ten thousand changes that wait behind one are drained in the order 
 })
 
 test.serial('a hundred thousand parked changes are listed and exported in little memory', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await rig.apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'too long', n: '1' }, 1))
   await rig.apply(0, arrival('account', 'UPDATE', 2, { id: ['1', '1'], n: ['0', '2'] }, 2))
   // 100 MB of messages and as much of payloads go through 64 MB of heap.
-  await waiting(rig.url, 2, 3, 100_001, 1_000)
+  await copyParked(rig.url, 2, 3, 100_001, 1_000)
   const cli = cliOn(rig.url, { NODE_OPTIONS: '--max-old-space-size=64' })
-  const file = join(folder, 'many.ndjson')
+  const file = join(EMPTY_FOLDER, 'many.ndjson')
   const exported = await cli('parked', 'export', '--out', file)
   t.is(exported.code, 0, exported.err)
   t.regex(exported.err, /^100001 changes are written|\n100001 changes are written/)
@@ -274,49 +230,8 @@ test.serial('a hundred thousand parked changes are listed and exported in little
   t.regex(few.out, /\n {2}100000 +app\.account +deploy +PARKED +BEHIND/)
 })
 
-test.serial('a stopped table queues, also one that an operator stopped, and resume takes up the queue or says what hinders', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
-  await rig.apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'a', n: '1' }, 1))
-  const stopped = await rig.cli('stop', 'app.account', '--reason', 'columns are being added', '--as', 'anna')
-  t.is(stopped.code, 0, stopped.err)
-  await rig.apply(0, arrival('account', 'UPDATE', 2, { id: ['1', '1'], n: ['1', '2'] }, 2), arrival('account', 'UPDATE', 3, { id: ['1', '1'], n: ['2', '3'] }, 3))
-  t.deepEqual(await rig.rows('select n from app.account'), [{ n: 1 }])
-  t.like((await rig.rows('select state, stopped_by, stop_reason from outbox.relation'))[0], { state: 'STOPPED', stopped_by: 'operator', stop_reason: 'columns are being added' })
-  const retried = await rig.cli('parked', 'retry', '2')
-  t.is(retried.code, 3)
-  t.regex(retried.out, /1:2 {2}not tried: RELATION_STOPPED/)
-
-  await rig.rows('alter table app.account rename to hidden')
-  const hindered = await rig.cli('resume', 'app.account')
-  t.is(hindered.code, 3)
-  t.regex(hindered.out, /^app\.account is still stopped, 0 changes were taken up: TARGET_MISSING/)
-  t.deepEqual(await rig.rows('select state, count(*)::int as n from outbox.relation, inbox.parked group by state'), [{ state: 'STOPPED', n: 2 }])
-
-  await rig.rows('alter table app.hidden rename to account')
-  const resumed = await rig.cli('resume', 'app.account')
-  t.is(resumed.code, 0, resumed.err)
-  t.is(resumed.out, 'app.account goes on, 2 changes were taken up\n')
-  t.deepEqual(await rig.rows('select n from app.account'), [{ n: 3 }])
-  t.is((await rig.cli('resume', 'app.account')).out, 'app.account is not stopped\n')
-  t.is((await rig.cli('resume', 'app.nothing')).code, 1)
-  t.deepEqual((await rig.rows('select command, relation, outcome is not null as ended from auditlog.action where seq_id is null order by id')), [
-    { command: 'stop', relation: 'app.account', ended: false }, { command: 'resume', relation: 'app.account', ended: true }, { command: 'resume', relation: 'app.account', ended: true },
-  ])
-})
-
-test.serial('the policy of a table decides what becomes of refused changes', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
-  await rig.apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'a', n: '1' }, 1))
-  t.is((await rig.cli('schema', 'policy', 'app.account', 'skip')).out, 'refused changes of app.account are skipped\n')
-  await rig.apply(0, arrival('account', 'UPDATE', 2, { id: ['1', '1'], name: ['a', 'too long'] }, 2))
-  t.is((await rig.statuses())['2'], 'SKIPPED')
-  t.is((await rig.cli('schema', 'policy', 'app.account', 'skip')).out, 'refused changes of app.account are skipped, as before\n')
-  t.is((await rig.cli('schema', 'policy', 'app.account', 'drop')).code, 2)
-  t.deepEqual(await rig.rows('select command, relation, before, after from auditlog.action'), [{ command: 'policy', relation: 'app.account', before: 'park', after: 'skip' }])
-})
-
 test.serial('a dry run whose connection is lost and made again cannot write outside of its transaction', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   const slot = openRehearsal(rig.url)
   t.teardown(() => slot.close())
   const write = () => slot.run((sql) => sql`insert into app.account (id) values (1)`)
@@ -330,7 +245,7 @@ test.serial('a dry run whose connection is lost and made again cannot write outs
 })
 
 test.serial('what the broker refused is listed beside what the target did, and a retry gives it to the relay again', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const sql = outboxConnection(rig.url)
   t.teardown(() => sql.end({ timeout: 1 }))
@@ -351,7 +266,7 @@ test.serial('what the broker refused is listed beside what the target did, and a
 })
 
 test.serial('with two databases the commands work where the changes are applied', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
+  const rig = await operated(t, ACCOUNT)
   await refusedAndBehind(rig)
   const first = await freshDatabase()
   t.teardown(first.drop)
@@ -361,27 +276,6 @@ test.serial('with two databases the commands work where the changes are applied'
   t.deepEqual(await rig.rows('select * from app.account'), [{ id: 1, name: 'short', n: 2 }])
   t.is((await cli('stop', 'app.account', '--reason', 'why')).code, 0)
   t.is((await cli('resume', 'app.account')).code, 0)
-})
-
-test.serial('Ctrl-C leaves a table stopped with what was taken up applied, and the next resume goes on from there', async (t) => {
-  const rig = await rigOf(t, ACCOUNT)
-  await rig.apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'a', n: '1' }, 1))
-  await rig.cli('stop', 'app.account', '--reason', 'why')
-  await rig.apply(0, arrival('account', 'UPDATE', 2, { id: ['1', '1'], n: ['1', '2'] }, 2))
-  await waiting(rig.url, 2, 3, 20_000)
-  const count = async (): Promise<number> => Number((await rig.rows('select count(*) as n from inbox.parked'))[0]?.['n'])
-  const child = spawn(process.execPath, [PROGRAM, 'resume', 'app.account'], { cwd: folder, env: { PATH: process.env['PATH'], DATABASE_URL: rig.url }, stdio: 'ignore' })
-  const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
-  await until(async () => await count() < 19_999, { within: 60_000 })
-  child.kill('SIGINT')
-  t.is(await ended, 3)
-  const left = await count()
-  t.true(left > 0)
-  t.deepEqual(await rig.rows('select state from outbox.relation'), [{ state: 'STOPPED' }])
-  t.deepEqual(await rig.rows('select n from app.account'), [{ n: 20_000 - left }])
-  t.like((await rig.rows(`select outcome from auditlog.action where command = 'resume'`))[0], { outcome: `is still stopped, ${19_999 - left} changes were taken up: interrupted` })
-  t.is((await rig.cli('resume', 'app.account')).code, 0)
-  t.deepEqual(await rig.rows('select n from app.account'), [{ n: 20_000 }])
 })
 
 test.serial('each command helps, with an example', async (t) => {
@@ -395,18 +289,3 @@ test.serial('each command helps, with an example', async (t) => {
     t.is((await rig(...args)).code, 2, args.join(' '))
   }
 })
-
-/** Copies the parked change `like` to the numbers from `first` to `last`, each setting n to its number. */
-async function waiting(url: string, like: number, first: number, last: number, padding = 0): Promise<void> {
-  const sql = connect(url, { max: 1 })
-  await sql`
-    insert into inbox.applied (origin, seq_id, status, attempt, statement, partition, "offset", failure)
-    select a.origin, g, a.status, a.attempt, a.statement, a.partition, g, a.failure from inbox.applied a, generate_series(${first}::bigint, ${last}::bigint) g where a.seq_id = ${like}`
-  await sql`
-    insert into inbox.parked (origin, seq_id, relation, key, epoch, time, reason, message, topic, record_key, payload)
-    select p.origin, g, p.relation, p.key, p.epoch, g, p.reason, p.message || repeat('x', ${padding}), p.topic, p.record_key,
-           replace(p.payload, '"new":"2"', '"new":"' || g || '"') || repeat(' ', ${padding})
-    from inbox.parked p, generate_series(${first}::bigint, ${last}::bigint) g where p.seq_id = ${like}`
-  await sql`analyze inbox.parked`
-  await sql.end({ timeout: 5 })
-}

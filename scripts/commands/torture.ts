@@ -15,7 +15,7 @@ export type TortureOptions = {
   faults?: string
   workloads?: string
   twoDatabases: boolean
-  plan?: string
+  plan: string
   replay?: string
   json?: string
   mutants?: string | true
@@ -37,7 +37,7 @@ export function addTorture(program: Command): void {
     .option('--two-databases', 'receive in one database and apply in another', false)
     .option('--plan <file>', 'where the schedule is written before it runs', relative('.', join(STATE_FOLDER, 'torture-plan.json')))
     .option('--replay <file>', 'runs a schedule that an earlier run wrote')
-    .option('--steps <rounds>', 'first kills a role at each labelled step in turn, so often; no random faults then unless --faults names some', wholeNumber, 0)
+    .option('--steps <rounds>', 'kills a role at each labelled step in turn, so often, and ends then; each of --faults comes once in between', wholeNumber, 0)
     .option('--mutants [names]', 'plants known bugs, one after the other, and says which oracle saw each')
     .option('--json <file>', 'writes the report there')
     .option('--keep <folder>', 'where ledger and logs are kept', relative('.', join(STATE_FOLDER, 'torture')))

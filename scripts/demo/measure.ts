@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
 
 import type { Sql } from '../../outbox/sql.ts'
+import { peakOf } from '../stack/server-process.ts'
 import type { Played } from './play.ts'
 
 /** Milliseconds at the middle, for 99 of 100, and at most. */
@@ -43,10 +43,8 @@ function spread(lags: readonly number[]): Spread {
 
 /** Resident memory in bytes and what kind of number it is: the highest so far on Linux, the present one elsewhere. */
 export function memoryOf(pid: number): { bytes: number; kind: 'peak' | 'now' } {
-  if (process.platform === 'linux') {
-    const peak = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
-    return { bytes: Number(peak ?? 0) * 1_024, kind: 'peak' }
-  }
+  const peak = peakOf(pid)
+  if (peak !== undefined) return { bytes: peak, kind: 'peak' }
   const told = spawnSync('ps', ['-o', 'rss=', '-p', String(pid)], { encoding: 'utf8' }).stdout
   return { bytes: Number(told.trim()) * 1_024, kind: 'now' }
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import postgres from 'postgres'
 
-import { KAFKA_RETRY, openKafka } from '../../services/runtime/kafka.ts'
+import { openKafka, withAdmin } from '../../services/runtime/kafka.ts'
 import { openLog } from '../../services/runtime/log.ts'
 import { createDatabase } from '../stack/database.ts'
 import { secondDatabase } from '../stack/second-database.ts'
@@ -47,11 +47,7 @@ async function dropDatabase(adminUrl: string, name: string): Promise<void> {
 }
 
 async function dropTopic(brokers: string, topic: string): Promise<void> {
-  const admin = openKafka(brokers.split(','), openLog('demo', 'silent')).admin({ retry: KAFKA_RETRY })
-  await admin.connect()
-  try {
+  await withAdmin(openKafka(brokers.split(','), openLog('demo', 'silent')), async (admin) => {
     if ((await admin.listTopics()).includes(topic)) await admin.deleteTopics({ topics: [topic] })
-  } finally {
-    await admin.disconnect()
-  }
+  })
 }

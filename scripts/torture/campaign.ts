@@ -23,7 +23,6 @@ export type CampaignOptions = {
   /** Of its databases, topics and files; no other campaign on these servers has it. */
   name: string
   counts: { listener: number; relay: number; consumer: number }
-  sessions: number
   plants?: readonly Plant[]
   sqlPlants?: readonly SqlPlant[]
   settings?: Readonly<Record<string, string>>
@@ -71,13 +70,16 @@ export async function campaign(options: CampaignOptions): Promise<Result> {
     const ended = new AbortController()
     const ledger = await openLedger(join(options.servers.directory, options.name, 'ledger.jsonl'))
     let scheduled = false
+    let wanted: string | undefined
     const enough = (): boolean => scheduled || played.accepted.size >= plan.events || performance.now() - begun > plan.minutes * 60_000
     const driving = drive({
       listeners: place.roles.filter(({ role }) => role === 'listener').map((role) => role.url()),
-      workloads, ledger, random: seeded(plan.seed + 1), sessions: options.sessions, rate: plan.rate, enough, signal,
+      workloads, wanted: () => wanted, ledger, random: seeded(plan.seed + 1), sessions: plan.sessions, rate: plan.rate, enough, signal,
     }, played).finally(() => ended.abort())
     const said = setInterval(() => progress(`  ${played.accepted.size} changes, lag ${watch.lag().toFixed(1)} s`), 10_000)
-    const { happened, notes } = await happens({ place, servers: options.servers, plan, watch, over: ended.signal, signal, log: progress })
+    const { happened, notes } = await happens({
+      place, servers: options.servers, plan, watch, want: (workload) => { wanted = workload }, over: ended.signal, signal, log: progress,
+    })
     scheduled = happened.length > 0 // what was planned is done, so nothing more is posted
     await driving.finally(() => clearInterval(said))
     await ledger.close()

@@ -24,6 +24,8 @@ export type Played = {
 export type DriverParts = {
   listeners: readonly string[]
   workloads: readonly { workload: Workload; weight: number }[]
+  /** Name of the workload that a fault waits for, if one does. */
+  wanted?: () => string | undefined
   ledger: Ledger
   random: Random
   /** Sessions of the source that post at the same time. */
@@ -38,6 +40,8 @@ export type DriverParts = {
 /** Not answered so long, a post is cut and sent again, as who replays a spool would. */
 const PATIENCE_MS = 30_000
 const SHOWN = 20
+/** Share of the transactions that a wanted workload gets besides its own: the largest bodies have 2.5 MB. */
+const WANTED_SHARE = 0.02
 
 /** Posts transactions of all workloads by their weights until it is enough. Resolves when each post has its answer. */
 export function drive(parts: DriverParts, played: Played): Promise<void> {
@@ -48,6 +52,8 @@ export function drive(parts: DriverParts, played: Played): Promise<void> {
   let made = 0
 
   function draw(): Posting[] {
+    const wanted = workloads.find(({ workload }) => workload.name === parts.wanted?.())
+    if (wanted !== undefined && random.chance(WANTED_SHARE)) return wanted.workload.next()
     let chance = random.below(1_000_000) / 1_000_000 * weights
     for (const { workload, weight } of workloads) {
       chance -= weight

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { seeded } from '../demo/random.ts'
 import { FAULTS } from './faults/all.ts'
 import type { Fault, Rig } from './faults/fault.ts'
-import type { Plan, Planned } from './plan.ts'
+import { type Plan, type Planned, STEP } from './plan.ts'
 import type { Place, Servers } from './rig.ts'
 import { stepFault } from './step.ts'
 import type { Watch } from './watch.ts'
@@ -19,6 +19,7 @@ export type HappenParts = {
   servers: Servers
   plan: Plan
   watch: Watch
+  want: Rig['want']
   /** Aborted when nothing is posted any more: then no fault begins. */
   over: AbortSignal
   signal: AbortSignal
@@ -26,7 +27,7 @@ export type HappenParts = {
 }
 
 export function faultOf(name: string): Fault | undefined {
-  return name.startsWith('failpoint:') ? stepFault(name.slice('failpoint:'.length)) : FAULTS[name]
+  return name.startsWith(STEP) ? stepFault(name.slice(STEP.length)) : FAULTS[name]
 }
 
 /** One fault after the other, as planned, until the schedule or the posting ends. Each is mended when this resolves. */
@@ -61,9 +62,9 @@ async function recovery({ place, watch }: HappenParts, one: Happened, stop: Abor
   await watch.caughtUp(stop).then(() => { one.recovered = Math.round(performance.now() - from) }, () => undefined)
 }
 
-function rigOf({ place, servers, signal, log }: HappenParts, { seed }: Planned, noted: Rig['noted']): Rig & Pick<Place, 'roles'> {
+function rigOf({ place, servers, want, signal, log }: HappenParts, { seed }: Planned, noted: Rig['noted']): Rig {
   return {
-    random: seeded(seed), log, signal, noted, roles: place.roles, edges: place.edges, sql: place.target, postgres: servers.postgres, kafka: servers.kafka,
+    random: seeded(seed), log, signal, noted, want, roles: place.roles, edges: place.edges, sql: place.target, postgres: servers.postgres, kafka: servers.kafka,
     admin: place.admin, topic: place.topic, errorTopic: place.errorTopic, group: place.group, databaseUrl: place.urls.first,
   }
 }

@@ -1,9 +1,20 @@
 import type { Result } from './campaign.ts'
 import type { MutantVerdict } from './mutant-run.ts'
+import { hasSteps } from './plan.ts'
 
 /** Every oracle is green, each fault could be done, and every step that was to be passed was. */
-export function isGreen({ findings, happened, notes }: Result): boolean {
-  return findings.every(({ faults }) => faults.length === 0) && happened.every(({ failed }) => failed === undefined) && notPassed(notes).length === 0
+export function isGreen(result: Result): boolean {
+  return result.findings.every(({ faults }) => faults.length === 0) && undone(result).length === 0
+}
+
+/** What was to be done and was not: in a run of steps that is all of the plan. */
+function undone({ plan, happened, notes }: Result): string[] {
+  const left = hasSteps(plan) ? plan.schedule.length - happened.length : 0
+  return [
+    ...happened.flatMap(({ fault, failed }) => (failed === undefined ? [] : [`the fault ${fault} could not be done or mended: ${failed}`])),
+    ...notPassed(notes),
+    ...(left === 0 ? [] : [`${left} of the plan were not begun: give more --events`]),
+  ]
 }
 
 function notPassed(notes: Record<string, number>): string[] {
@@ -21,8 +32,7 @@ export function showResult(result: Result): void {
     ...Object.entries(result.notes).map(([what, n]) => `  ${what}: ${n}`),
     `peaks: ${Object.entries(growth.peakMegabytes).map(([role, megabytes]) => `${role} ${megabytes} MB, ${growth.peakDescriptors[role]} descriptors`).join('; ')}; ${growth.connections} connections; lag ${growth.worstLag.toFixed(1)} s`,
     ...findings.flatMap(({ oracle, figure, faults }) => [`${faults.length === 0 ? 'green' : 'RED  '} ${oracle}: ${figure}`, ...faults.map((fault) => `        ${fault}`)]),
-    ...happened.flatMap(({ fault, failed }) => (failed === undefined ? [] : [`RED   the fault ${fault} could not be done or mended: ${failed}`])),
-    ...notPassed(result.notes).map((note) => `RED   ${note}`),
+    ...undone(result).map((what) => `RED   ${what}`),
   ]
   process.stdout.write(`${lines.join('\n')}\n`)
 }

@@ -1,11 +1,11 @@
 import { appendFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import kafkajs, { type Admin, type Kafka } from 'kafkajs'
+import kafkajs, { type Kafka } from 'kafkajs'
 import postgres, { type Sql } from 'postgres'
 
 import { migrate, pairDatabases } from '../../services/jobs/migrate.ts'
 import { processEnvironment } from '../../services/runtime/config.ts'
-import { ensureTopic, openKafka } from '../../services/runtime/kafka.ts'
+import { ensureTopic, openKafka, withAdmin } from '../../services/runtime/kafka.ts'
 import { openLog } from '../../services/runtime/log.ts'
 import type { Role } from '../commands/serve.ts'
 import { freePorts } from '../stack/free-port.ts'
@@ -70,14 +70,14 @@ export async function openPlace(options: RigOptions): Promise<Place> {
   const target = twoDatabases ? postgres(urls.target, connections) : first
   const [topic, errorTopic, group] = [name, `${name}.error`, name]
   for (const [made, partitions] of [[topic, PARTITIONS], [errorTopic, 2]] as const) await ensureTopic(kafka, made, partitions, openLog('torture', 'silent'))
-  await asAdmin(kafka, (admin) => admin.alterConfigs({
+  await withAdmin(kafka, (admin) => admin.alterConfigs({
     validateOnly: false, resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configEntries: [{ name: 'max.message.bytes', value: String(RECORD_LIMIT) }] }],
   }))
   const { roles, edges, closeEdges } = await makeRoles(options, { urls, brokers, topic, errorTopic, group })
 
   return {
     first, target, urls, kafka, topic, errorTopic, group, roles, edges,
-    admin: (task) => asAdmin(kafka, task),
+    admin: (task) => withAdmin(kafka, task).then(() => undefined),
     async start() {
       await Promise.all(roles.map((role) => role.start()))
       signal.throwIfAborted()
@@ -91,7 +91,7 @@ export async function openPlace(options: RigOptions): Promise<Place> {
         await away`drop database if exists ${away(database)} with (force)`
       }
       await away.end({ timeout: 5 })
-      await asAdmin(kafka, async (admin) => {
+      await withAdmin(kafka, async (admin) => {
         const ours = (await admin.listTopics()).filter((one) => one === topic || one.startsWith(`${topic}.`))
         if (ours.length > 0) await admin.deleteTopics({ topics: ours })
       })
@@ -109,16 +109,6 @@ async function makeDatabases(server: EmbeddedPostgres, name: string, two: boolea
   const urls = { first: server.url(name), target: server.url(names.at(-1) ?? name) }
   if (two) await pairDatabases(urls.first, urls.target, quiet)
   return urls
-}
-
-async function asAdmin(kafka: Kafka, task: (admin: Admin) => Promise<unknown>): Promise<void> {
-  const admin = kafka.admin()
-  await admin.connect()
-  try {
-    await task(admin)
-  } finally {
-    await admin.disconnect()
-  }
 }
 
 type Names = { urls: Place['urls']; brokers: readonly string[]; topic: string; errorTopic: string; group: string }

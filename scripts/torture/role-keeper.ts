@@ -1,7 +1,7 @@
 import { renameSync, writeFileSync } from 'node:fs'
-import { pathToFileURL } from 'node:url'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
 
 import type { Environment } from '../commands/environment.ts'
 import { type RoleProcess, startRole } from '../commands/role-process.ts'
@@ -19,11 +19,6 @@ export type KeptRole = RigRole & {
   begun: () => number
   start: () => Promise<void>
   stop: () => Promise<void>
-  /**
-   * Lets the process kill or stop itself at a step. Resolves with true when it did and runs again, with false where the
-   * step was not passed within `withinMs`.
-   */
-  hit: (label: string, signal: Armed['signal'], nth: number, withinMs: number) => Promise<boolean>
 }
 
 export type KeeperParts = {

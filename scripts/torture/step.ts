@@ -1,10 +1,9 @@
 import { FAILPOINTS, type Failpoint, SQL_FAILPOINTS } from './failpoints.ts'
 import { type Fault, type Rig, wait } from './faults/fault.ts'
-import type { Plan, Planned } from './plan.ts'
-import type { KeptRole } from './role-keeper.ts'
+import { type Plan, type Planned, STEP } from './plan.ts'
 
 /** So long a step is waited for; one that needs a refused row may take a while. */
-const STEP_MS = 30_000
+const STEP_MS = 60_000
 const LOOK_MS = 50
 const MOST_PASSES = 12
 
@@ -17,23 +16,27 @@ export function stepsOf(twoDatabases: boolean): { roles: readonly Failpoint[]; d
 
 /** A role is killed at a labelled step: `relay.sent` is one of the relay's. `apply.guard` is one of the database, whose backend ends there. */
 export function stepFault(label: string): Fault | undefined {
-  const name = `failpoint:${label}`
+  const name = `${STEP}${label}`
   const step = FAILPOINTS.find((one) => one.name === label)
-  if (step !== undefined) return { name, kind: 'kill', happen: (rig) => killAt(rig, step) }
-  if (SQL_FAILPOINTS.some((one) => one.name === label)) return { name, kind: 'server', happen: (rig) => endBackendAt(rig, label) }
+  if (step !== undefined) return { name, kind: 'kill', happen: (rig) => killAt(rig, step).finally(() => rig.want(undefined)) }
+  if (SQL_FAILPOINTS.some((one) => one.name === label)) return { name, kind: 'server', happen: (rig) => endBackendAt(rig, label).finally(() => rig.want(undefined)) }
   return undefined
 }
 
-async function killAt(rig: Rig, { name: label, seldom }: Failpoint): Promise<void> {
+/** Whose changes pass a step that others do not pass. */
+const WORKLOAD_UNDER = { refused: 'refused', waiting: 'refused', garbage: 'garbage', large: 'large', 'two databases': undefined }
+
+async function killAt(rig: Rig, { name: label, seldom, under }: Failpoint): Promise<void> {
   const kind = label.split('.')[0] ?? ''
-  // Only campaigns make rigs, and theirs are of kept roles.
-  const role = rig.random.pick((rig.roles as readonly KeptRole[]).filter(({ name }) => name.startsWith(kind)))
+  const role = rig.random.pick(rig.roles.filter(({ name }) => name.startsWith(kind)))
   const nth = seldom === true ? 1 : 1 + rig.random.below(MOST_PASSES)
+  rig.want(under && WORKLOAD_UNDER[under])
   const passed = await role.hit(label, 'SIGKILL', nth, STEP_MS)
   rig.noted(`${label} ${passed ? 'hit' : 'not passed'}`)
 }
 
 async function endBackendAt(rig: Rig, label: string): Promise<void> {
+  rig.want('refused') // the steps around parking are passed by it alone
   await rig.sql`
     insert into torture.armed (label, "left") values (${label}, ${1 + rig.random.below(3)})
     on conflict (label) do update set "left" = excluded."left"`
@@ -54,5 +57,5 @@ const GAP_MS = 300
 export function stepsFor({ seed, twoDatabases }: Pick<Plan, 'seed' | 'twoDatabases'>, rounds: number): Planned[] {
   const { roles, database } = stepsOf(twoDatabases)
   const labels = [...roles.map(({ name }) => name), ...database]
-  return Array.from({ length: rounds }, (_, round) => labels.map((label, at) => ({ after: GAP_MS, fault: `failpoint:${label}`, seed: seed + round * 1_000 + at }))).flat()
+  return Array.from({ length: rounds }, (_, round) => labels.map((label, at) => ({ after: GAP_MS, fault: `${STEP}${label}`, seed: seed + round * 1_000 + at }))).flat()
 }

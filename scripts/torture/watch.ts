@@ -1,6 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 
+import { descriptorsOf, peakOf } from '../stack/server-process.ts'
 import type { Place } from './rig.ts'
 
 /** The most that any process of a role had, and what Postgres had of connections. */
@@ -35,9 +35,8 @@ export function watchRoles({ first, roles }: Place): Watch {
     growth.worstLag = Math.max(growth.worstLag, lag)
     growth.connections = Math.max(growth.connections, row?.connections ?? 0)
     for (const { role, pid } of roles) {
-      const { megabytes, descriptors } = sizeOf(pid())
-      growth.peakMegabytes[role] = Math.max(growth.peakMegabytes[role] ?? 0, megabytes)
-      growth.peakDescriptors[role] = Math.max(growth.peakDescriptors[role] ?? 0, descriptors)
+      growth.peakMegabytes[role] = Math.max(growth.peakMegabytes[role] ?? 0, Math.round((peakOf(pid()) ?? 0) / 2 ** 20))
+      growth.peakDescriptors[role] = Math.max(growth.peakDescriptors[role] ?? 0, descriptorsOf(pid()))
     }
     looked.resolve()
     looked = Promise.withResolvers()
@@ -63,15 +62,5 @@ export function watchRoles({ first, roles }: Place): Watch {
       await looking
       return growth
     },
-  }
-}
-
-function sizeOf(pid: number): { megabytes: number; descriptors: number } {
-  try {
-    const kilobytes = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
-    return { megabytes: Math.round(Number(kilobytes ?? 0) / 1_024), descriptors: readdirSync(`/proc/${pid}/fd`).length }
-  } catch (error) {
-    if (error instanceof Error && 'code' in error) return { megabytes: 0, descriptors: 0 } // it ended, or there is no /proc
-    throw error
   }
 }

@@ -1,13 +1,19 @@
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
-import kafkajs from 'kafkajs'
+import kafkajs, { type EachBatchPayload } from 'kafkajs'
 import { pino } from 'pino'
 import { encodeIdentity } from '../../outbox/record.ts'
+import { startRole } from '../../scripts/commands/role-process.ts'
+import { COURSE } from '../../test/support/arrivals.ts'
 import { connect, freshDatabase } from '../../test/support/database.ts'
 import { administrate, brokers, createTopic, freshTopic } from '../../test/support/kafka.ts'
 import { until } from '../../test/support/until.ts'
 import { readConfig } from '../runtime/config.ts'
+import { openSlot } from '../runtime/slot.ts'
+import { openLending } from './lending.ts'
+import { consumerLoop } from './loop.ts'
 import { runConsumer } from './main.ts'
+import { openRelations } from './relations.ts'
 
 type Row = Record<string, unknown>
 
@@ -51,7 +57,7 @@ async function place(t: ExecutionContext, partitions: number) {
     })
   }
   const rows = async (text: string): Promise<Row[]> => (await sql.unsafe(text)).map((row) => ({ ...row }))
-  return { sql, topic, start, produce, producer, rows }
+  return { sql, url: database.url, topic, start, produce, producer, rows }
 }
 
 test('records that are not changes are kept as rejected, once, and hold up nothing', async (t) => {
@@ -107,4 +113,49 @@ test('a topic that was deleted and made anew is read from its beginning', async 
   start('two')
   await until(async () => (await rows('select 1 from app.account')).length === 5, { within: 40_000 })
   t.pass()
+})
+
+test('a heartbeat that fails is followed by the next while a call is under way', async (t) => {
+  const { sql, url } = await place(t, 1)
+  const slot = openSlot({ url, name: 'beat', lockTimeout: 0, deadline: 60_000 })
+  t.teardown(() => slot.close())
+  const log = pino({ level: 'silent' })
+  const loop = consumerLoop({
+    group: 'beat', holder: 'one', slots: openLending([slot]), relations: openRelations({ source: 'INFORMIX', destination: 'POSTGRESQL', autoCreate: false, log }),
+    seek: () => undefined, keepForeign: () => Promise.resolve(), log, clockTolerance: 60_000, course: COURSE, destination: 'POSTGRESQL',
+  })
+  let beats = 0
+  const payload = {
+    batch: { topic: 'beat', partition: 0, messages: [{ offset: '0', headers: {}, key: null, value: null, timestamp: '0' }] },
+    isRunning: () => true, isStale: () => false, pause: () => () => undefined, resolveOffset: () => undefined,
+    uncommittedOffsets: () => ({ topics: [] }), commitOffsetsIfNecessary: () => Promise.resolve(),
+    heartbeat: () => ++beats === 1 ? Promise.reject(new Error('the coordinator is away')) : Promise.resolve(),
+  } as unknown as EachBatchPayload // as much of it as the loop uses
+  let taken: Promise<void> | undefined
+  await sql.begin(async (tx) => {
+    await tx`lock table inbox.position`
+    taken = loop.eachBatch(payload)
+    await until(() => beats >= 3, { within: 30_000 })
+  })
+  await t.notThrowsAsync(taken ?? Promise.reject(new Error('no batch was taken')))
+})
+
+test('a consumer whose call is stuck ends with 0 within its time to shut down, and what it did not finish is applied after the next start', async (t) => {
+  const { sql, url, start, produce, rows, topic } = await place(t, 1)
+  const stuck = startRole('consumer', {
+    PATH: process.env['PATH'] ?? '', DATABASE_URL: url, KAFKA_BROKERS: brokers().join(), TOPIC: topic, CONSUMER_GROUP: topic, TOPIC_PARTITIONS: '1', SHUTDOWN_TIMEOUT: '4s',
+  }, () => undefined)
+  t.teardown(stuck.stop)
+  await produce(0, { id: 1, name: 'a', seq: 1 })
+  await until(async () => (await rows('select 1 from app.account')).length === 1, { within: 30_000 })
+  await sql.begin(async (tx) => {
+    await tx`lock table inbox.position`
+    await produce(0, { id: 2, name: 'b', seq: 2 })
+    await until(async () => (await rows(`select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
+    process.kill(stuck.pid, 'SIGTERM')
+    t.is(await stuck.exited, 0, 'with 1 it ends at the limit')
+  })
+  start('two')
+  await until(async () => (await rows('select 1 from app.account')).length === 2, { within: 30_000 })
+  t.deepEqual(await rows(`select next_offset::int as next from inbox.position where topic = '${topic}'`), [{ next: 2 }])
 })

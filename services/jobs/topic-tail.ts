@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Consumer, Kafka } from 'kafkajs'
 import { decodeIdentity } from '../../outbox/record.ts'
 import { DeltapostError } from '../../outbox/errors.ts'
-import { CONSUMER_TIMES, KAFKA_RETRY } from '../runtime/kafka.ts'
+import { CONSUMER_TIMES, KAFKA_RETRY, withAdmin } from '../runtime/kafka.ts'
 
 /**
  * The end of a partition: the offset that comes next, the last of our records before it, and the highest number among those
@@ -16,10 +16,8 @@ const WITHIN = 60_000
 
 /** Reads the ends of all partitions of a topic; none where the topic is not there. Throws TOPIC_UNREAD after a minute. */
 export async function readTails(kafka: Kafka, topic: string): Promise<Tail[]> {
-  const admin = kafka.admin({ retry: KAFKA_RETRY })
   const group = `deltapost-tail-${randomBytes(6).toString('hex')}`
-  await admin.connect()
-  try {
+  return withAdmin(kafka, async (admin) => {
     if (!(await admin.listTopics()).includes(topic)) return []
     const offsets = await admin.fetchTopicOffsets(topic)
     const tails = new Map(offsets.map(({ partition, high }): [number, Tail] => [partition, { partition, end: BigInt(high), last: undefined, highest: 0n }]))
@@ -34,9 +32,7 @@ export async function readTails(kafka: Kafka, topic: string): Promise<Tail[]> {
       }
     }
     return [...tails.values()].sort((a, b) => a.partition - b.partition)
-  } finally {
-    await admin.disconnect()
-  }
+  })
 }
 
 async function readEnds(consumer: Consumer, topic: string, from: readonly { partition: number; low: bigint }[], tails: ReadonlyMap<number, Tail>): Promise<void> {

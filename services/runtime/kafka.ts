@@ -121,15 +121,24 @@ export function isTooLarge(error: unknown): boolean {
   return false
 }
 
+/** Something asked or done over an administrator's connection of its own. */
+export async function withAdmin<T>(kafka: Kafka, work: (admin: Admin) => Promise<T>): Promise<T> {
+  const admin = kafka.admin({ retry: KAFKA_RETRY })
+  await admin.connect()
+  try {
+    return await work(admin)
+  } finally {
+    await admin.disconnect()
+  }
+}
+
 /**
  * The number of partitions of a topic; a missing topic is created with `partitions` and the broker's default replication.
  *
  * An existing topic is taken as it is. Throws TopicRefused where creating is not allowed.
  */
 export async function ensureTopic(kafka: Kafka, topic: string, partitions: number, log: Log): Promise<number> {
-  const admin = kafka.admin({ retry: KAFKA_RETRY })
-  await admin.connect()
-  try {
+  return withAdmin(kafka, async (admin) => {
     const there = await partitionsOf(admin, topic, 'some')
     if (there !== undefined) return there
     try {
@@ -146,9 +155,7 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
     throw new TopicRefused(topic, partitions, { cause: new Error('the broker said it was created, but does not show it') })
-  } finally {
-    await admin.disconnect()
-  }
+  })
 }
 
 /**
@@ -156,22 +163,20 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
  * where the broker answers with an error, as to a user without the right to describe the topic's settings.
  */
 export async function topicLimit(kafka: Kafka, topic: string, log: Log): Promise<number | undefined> {
-  const admin = kafka.admin({ retry: KAFKA_RETRY })
-  await admin.connect()
-  try {
-    const { resources } = await admin.describeConfigs({
-      includeSynonyms: false,
-      resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configNames: ['max.message.bytes'] }],
-    })
-    const text = resources[0]?.configEntries.find(({ configName }) => configName === 'max.message.bytes')?.configValue
-    return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
-  } catch (error) {
-    if (typeOf(error) === '') throw error
-    log.debug({ topic, error }, 'the settings of the topic could not be read')
-    return undefined
-  } finally {
-    await admin.disconnect()
-  }
+  return withAdmin(kafka, async (admin) => {
+    try {
+      const { resources } = await admin.describeConfigs({
+        includeSynonyms: false,
+        resources: [{ type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configNames: ['max.message.bytes'] }],
+      })
+      const text = resources[0]?.configEntries.find(({ configName }) => configName === 'max.message.bytes')?.configValue
+      return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
+    } catch (error) {
+      if (typeOf(error) === '') throw error
+      log.debug({ topic, error }, 'the settings of the topic could not be read')
+      return undefined
+    }
+  })
 }
 
 /** What a record batch has besides its records: 61 bytes. kafkajs sends one batch per partition and send. */

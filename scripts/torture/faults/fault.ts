@@ -5,6 +5,7 @@ import type { Random } from '../../demo/random.ts'
 import type { EmbeddedKafka } from '../../stack/embedded-kafka.ts'
 import type { EmbeddedPostgres } from '../../stack/embedded-postgres.ts'
 import type { Proxy } from '../proxy.ts'
+import type { Armed } from '../role.ts'
 
 /** One process of a campaign: 'listener 0', 'relay 1'. */
 export type RigRole = {
@@ -18,6 +19,11 @@ export type RigRole = {
   thaw: () => void
   /** Ended and started again with these variables besides its own; resolves when it is ready. */
   startWith: (environment: Record<string, string>) => Promise<void>
+  /**
+   * Lets the process kill or stop itself when it passes a step for the nth time from now. Resolves with true when it did
+   * and runs again, with false where that was not within `withinMs`.
+   */
+  hit: (label: string, signal: Armed['signal'], nth: number, withinMs: number) => Promise<boolean>
 }
 
 /** What one role reaches one server through. */
@@ -42,6 +48,8 @@ export type Rig = {
   signal: AbortSignal
   /** Counts something of which the oracles or the report must know. */
   noted: (what: string) => void
+  /** From now on this workload gets some of the transactions of the others; undefined ends it. */
+  want: (workload: string | undefined) => void
 }
 
 export type Fault = {

@@ -33,7 +33,7 @@ export const SPREAD: Change = {
   replace: '    rowKey: rowKey(change, keyColumns) === null ? null : JSON.stringify([String(Math.random())]),',
 }
 
-/** Changes of any row come in any lane, also those of a table without a key: any order of them ends the same. */
+/** All changes come in random lanes, also those of a table without a key, which end the same in every order. */
 export const SCATTERED: Change = {
   file: 'services/listener/ingest.ts', find: '    rowKey: rowKey(change, keyColumns),',
   replace: '    rowKey: JSON.stringify([String(Math.random())]),',

@@ -1,3 +1,5 @@
+import pRetry from 'p-retry'
+
 import { audit } from './audit.ts'
 import { effects } from './effects.ts'
 import { ledger } from './ledger.ts'
@@ -54,11 +56,14 @@ const growth: Oracle = {
 
 export const ORACLES: readonly Oracle[] = [ledger, published, audit, effects, target, liveness, growth]
 
-/** Asks every oracle; one that fails itself is red too. */
+/**
+ * Asks every oracle; one that fails itself is red too. Not at its first fault: its connection may be one that a fault has
+ * ended, which the library finds out when it uses it.
+ */
 export async function askAll(evidence: Evidence): Promise<Finding[]> {
   const findings: Finding[] = []
   for (const { name, judge } of ORACLES) {
-    const finding = await judge(evidence).catch((error: unknown) => ({ figure: 'could not look', faults: [error instanceof Error ? error.message : String(error)] }))
+    const finding = await pRetry(() => judge(evidence), { retries: 4, minTimeout: 200 }).catch((error: unknown) => ({ figure: 'could not look', faults: [error instanceof Error ? error.message : String(error)] }))
     findings.push({ oracle: name, ...finding })
   }
   return findings

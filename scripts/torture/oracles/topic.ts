@@ -3,6 +3,7 @@ import type { Kafka } from 'kafkajs'
 
 import { CHUNK_HEADER } from '../../../outbox/chunk.ts'
 import { decodeIdentity } from '../../../outbox/record.ts'
+import { withAdmin } from '../../../services/runtime/kafka.ts'
 import { changeHash } from '../driver.ts'
 
 /** A record as far as an oracle needs it; `hash` is that of the change in it, undefined for a part of one. */
@@ -44,15 +45,11 @@ export async function readTopic(kafka: Kafka, topic: string, onRecord: (record: 
 
 /** Partitions that hold records, with the offset behind the last one. */
 async function endsOf(kafka: Kafka, topic: string): Promise<Map<number, bigint>> {
-  const admin = kafka.admin()
-  await admin.connect()
-  try {
-    if (!(await admin.listTopics()).includes(topic)) return new Map()
+  return withAdmin(kafka, async (admin) => {
+    if (!(await admin.listTopics()).includes(topic)) return new Map<number, bigint>()
     const offsets = await admin.fetchTopicOffsets(topic)
     return new Map(offsets.flatMap(({ partition, high, low }) => (BigInt(high) > BigInt(low) ? [[partition, BigInt(high)] as const] : [])))
-  } finally {
-    await admin.disconnect()
-  }
+  })
 }
 
 const FRONT = /^\{"SEQ_ID":"\d+","TOPICNAME":"(?:[^"\\]|\\.)*","SOURCE":"(?:[^"\\]|\\.)*","RECEIVED_AT":"[^"]*",?/

@@ -33,6 +33,11 @@ export function peakOf(pid: number): number | undefined {
   return kilobytes === undefined ? undefined : Number(kilobytes) * 1_024
 }
 
+/** How many files and sockets a process has open; 0 where it has ended, or there is no /proc. */
+export function descriptorsOf(pid: number): number {
+  return entriesOf(`/proc/${pid}/fd`).length
+}
+
 // A process may end between the look at the list and the look at it, and one of another user shows less.
 function gone(error: unknown): undefined {
   if (error instanceof Error && 'code' in error && /^(ENOENT|ESRCH|EACCES|EPERM|EINVAL)$/.test(String(error.code))) return undefined
