@@ -27,7 +27,7 @@ export async function ack(
       using unnest(${list(published.map(({ lane }) => lane))}::smallint[], ${list(published.map(({ position }) => position))}::bigint[],
                    ${list(published.map(({ partition }) => partition))}::integer[], ${list(published.map(({ offset }) => offset))}::bigint[])
               as a(lane, position, partition, "offset")
-      where e.lane = a.lane and e.position = a.position and a.lane in (select h.lane from held h)
+      where e.lane = a.lane and e.position = a.position and a.lane = any (array(select h.lane from held h))
       returning e.position, e.seq_id, e.attempt, 'PUBLISHED' as status, null as failure, a.partition, a."offset", e.kind, e.origin
     ), ${writePublishLog(sql)}
     select coalesce((select array_agg(h.lane::integer) from held h), '{}') as held, (select count(*)::integer from gone) as count`

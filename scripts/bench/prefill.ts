@@ -23,7 +23,7 @@ export type Intake = { take: (body: string) => Promise<void>; close: () => Promi
  */
 export function openIntake(place: Place, parts: { inOrder: boolean; ring: () => void }): Intake {
   const log = openLog('bench', 'warn')
-  const open = (name: string): Slot => openSlot({ url: place.databaseUrl, name: `bench ${name}`, deadline: 60_000 })
+  const open = (name: string): Slot => openSlot({ url: place.databaseUrl, name: `bench ${name}`, deadline: 60_000, ...(name.startsWith('group') && { plans: 'kept' }) })
   const slots = parts.inOrder ? [open('group 1')] : [open('group 1'), open('group 2')]
   const others = [open('big'), open('look-up')] as const
   const ingestParts: IngestParts = {

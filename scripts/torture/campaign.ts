@@ -87,7 +87,7 @@ export async function campaign(options: CampaignOptions): Promise<Result> {
     const backlog = await waiting(place)
     progress(`  posted ${played.accepted.size} changes in ${((posted - begun) / 1_000).toFixed(0)} s; ${backlog} are on their way`)
     const limit = options.patience * 1_000 + backlog / LEAST_DRAIN * 1_000
-    const notDrained = await drained(place, limit, signal) ? undefined : `${await waiting(place)} changes are still on their way ${(limit / 1_000).toFixed(0)} s after the last fault`
+    const notDrained = await drained(place, limit, signal) ? undefined : `${await waiting(place)} changes are still on their way ${(limit / 1_000).toFixed(0)} s after the last fault: ${await someWaiting(place)}`
     const drainSeconds = (performance.now() - posted) / 1_000
     const growth = await watch.end()
     const findings = await askAll({
@@ -124,6 +124,19 @@ export async function waiting({ first, target }: { first: Sql; target: Sql }): P
       + (select count(*) from inbox.parked where reason in ('WAITING', 'BEHIND', 'RELATION_STOPPED', 'CLOCK_AHEAD')))::integer as n`
   const beyond = first === target ? 0 : (await target<{ n: number }[]>`select count(*)::integer as n from outbox.event`)[0]?.n ?? 0
   return (here?.n ?? 0) + (there?.n ?? 0) + beyond
+}
+
+/** A few of them, and where they are. */
+async function someWaiting({ first, target }: { first: Sql; target: Sql }): Promise<string> {
+  const here = await first<{ what: string }[]>`
+    (select 'pending ' || seq_id as what from auditlog.pending limit 5)
+    union all (select format('outbox %s %s of %s in lane %s', kind, position, seq_id, lane) from outbox.event limit 5)`
+  const there = await target<{ what: string }[]>`
+    (select format('%s attempt %s of %s: %s', status, attempt, seq_id, failure) as what from inbox.applied where status = 'RETRYING' limit 5)
+    union all (select format('parked %s %s, key %s, waits %s, due %s', reason, seq_id, key, waits, retry_at) from inbox.parked where reason in ('REFUSED', 'WAITING', 'BEHIND', 'RELATION_STOPPED', 'CLOCK_AHEAD') limit 5)
+    union all (select format('receipt of %s', seq_id) from inbox.receipt limit 5)
+    union all (select format('relation %s %s', source_table, state) from outbox.relation where state <> 'ACTIVE' limit 5)`
+  return [...here, ...there].map(({ what }) => what).join('; ')
 }
 
 /** Nothing waits, and still nothing does a moment later: an apply may put what it refused back into the outbox. */

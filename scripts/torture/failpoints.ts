@@ -90,13 +90,13 @@ const RECEIPTS = 'services/consumer/receipts.ts'
 const COMMIT_OFFSETS = '  await payload.commitOffsetsIfNecessary({ topics })'
 
 const CONSUMER: readonly Failpoint[] = [
-  before('consumer.fetched', LOOP, '    const next = await applyBatch(parts, memory.sessions, slot, payload)'),
-  before('consumer.applying', APPLY, `  const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE'; superseded: number[] | null; held: number[] | null }[]>`),
+  before('consumer.fetched', LOOP, '    const next = await applyBatch(parts, memory.sessions, payload)'),
+  before('consumer.applying', APPLY, '  const row = await callApply(parts.slot, stands, prepared.statementId, documentOf(candidates, liesIn))'),
   underWay('consumer.sent', /^consumer \d/),
-  after('consumer.applied', LOOP, '  const outcome = await applyArrivals({ ...parts, slot }, holding, arrivals, session.chunks.hold() ?? next)'),
+  after('consumer.applied', LOOP, '  const outcome = await parts.apply({ holding, arrivals, nextOffset: session.chunks.hold() ?? next, bytes })'),
   before('consumer.committing', LOOP, COMMIT_OFFSETS),
   after('consumer.committed', LOOP, COMMIT_OFFSETS),
-  ifThen('consumer.part', LOOP, 'session.chunks.hold() !== undefined', '  if (headless.length > 0) await keepHeadless(slot, holding, headless)', { under: 'large', seldom: true }),
+  ifThen('consumer.part', LOOP, 'session.chunks.hold() !== undefined', '  if (headless.length > 0) await lent(', { under: 'large', seldom: true }),
   after('consumer.parking', APPLY, '    const last = at === slices.length - 1 ? end : undefined', { under: 'refused', seldom: true }),
   before('consumer.parked', APPLY, `    if (row?.outcome !== 'OK') return row?.outcome ?? 'FENCED'`, { under: 'refused', seldom: true }),
   after('consumer.unparking', PARKED, '  const run = async (oneByOne: boolean): Promise<boolean> => {', { under: 'waiting', seldom: true }),

@@ -29,8 +29,8 @@ test('I7 a delete does not overtake the insert that another partition is applyin
   t.teardown(() => sql.end({ timeout: 1 }))
   const place = await holding(0)
   await sql`begin`
-  await sql`select inbox.apply('rig', ${place.topic}, 0, ${place.term}, ${statement as number},
-    ${'[{"~i":1,"~op":"INSERT","~o":1,"~e":1,"~t":"10","~s":"900","~f":"900","id":"2","name":"x"}]'}::text::json, null, null, null, null)`
+  await sql`select inbox.apply('rig', ${place.topic}, '{0}', array[${place.term}]::bigint[], ${statement as number},
+    ${'[{"~i":1,"~op":"INSERT","~o":1,"~e":1,"~t":"10","~s":"900","~f":"900","id":"2","name":"x"}]'}::text::json, '{null}', '{null}', '{null}', '{null}')`
   const deleting = apply(1, arrival('account', 'DELETE', 11, { id: '2', name: 'x' }, 901))
   await until(async () => (await rows(`select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
   await sql`commit`

@@ -6,7 +6,7 @@ import type { Arrival, Element } from './element.ts'
 import { courseText, kindOf } from './failure.ts'
 import type { Course } from './failure.ts'
 import { candidatesOf, documentOf, probe } from './probe.ts'
-import type { Candidate, Refusal } from './probe.ts'
+import type { Candidate, LiesIn, Refusal } from './probe.ts'
 import { retryElement, singly } from './refused.ts'
 import { changing } from './relations.ts'
 import type { Prepared, Relations } from './relations.ts'
@@ -120,7 +120,7 @@ async function applyTogether(parts: ApplyParts, holding: Holding, prepared: Prep
     if (left.length > 0 && !looked) parts.log.warn({ ...namesOf(plain), refused: left.length }, 'changes are refused by the target and taken one by one')
     if (good.length === 0) return { outcome: 'OK', left }
     try {
-      const { outcome, held } = await applySet(parts, holding, prepared, good, left.length === 0 ? end : undefined)
+      const { outcome, held } = await applySet(parts, [{ holding, end: left.length === 0 ? end : undefined }], prepared, good)
       return { outcome, left: [...left, ...held.map((arrival) => ({ arrival }))] }
     } catch (error) {
       if (kindOf(error) !== 'change') throw error
@@ -138,14 +138,14 @@ function namesOf(arrivals: readonly Arrival[]): { schema: string; table: string 
   return { schema, table }
 }
 
-async function applySet(
-  parts: ApplyParts, holding: Holding, prepared: Prepared, candidates: readonly Candidate[], end: End,
+/** A partition in a call, and where it stands after that. */
+export type Stand = { holding: Holding; end: { nextOffset: bigint; last?: Arrival | undefined } | undefined }
+
+/** Applies changes of one relation that lie in the partitions of `stands`; `liesIn` says where there are several. */
+export async function applySet(
+  parts: ApplyParts, stands: readonly Stand[], prepared: Prepared, candidates: readonly Candidate[], liesIn?: LiesIn,
 ): Promise<{ outcome: Outcome | 'STALE'; held: Arrival[] }> {
-  const [row] = await parts.slot.run((sql) => sql<{ outcome: Outcome | 'STALE'; superseded: number[] | null; held: number[] | null }[]>`
-    select outcome, superseded, held from inbox.apply(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term},
-      ${prepared.statementId}, ${documentOf(candidates)}::text::json,
-      ${end?.nextOffset.toString() ?? null}, ${end?.last.offset ?? null}, ${end?.last.identity.origin ?? null}, ${end?.last.identity.seqId ?? null})`)
-  if (row === undefined) throw new Error('inbox.apply returned no row')
+  const row = await callApply(parts.slot, stands, prepared.statementId, documentOf(candidates, liesIn))
   if (row.superseded !== null) await flagClockFaults(parts, prepared, row.superseded.map((ordinal) => candidates[ordinal - 1]!))
   return { outcome: row.outcome, held: (row.held ?? []).map((ordinal) => candidates[ordinal - 1]!.arrival) }
 }
@@ -198,9 +198,20 @@ async function flagClockFaults(parts: ApplyParts, prepared: Prepared, superseded
 
 /** Moves the position past records that had nothing to apply. */
 export async function storePosition(slot: Slot, holding: Holding, end: { nextOffset: bigint; last?: Arrival }): Promise<Outcome> {
-  const [row] = await slot.run((sql) => sql<{ outcome: Outcome }[]>`
-    select outcome from inbox.apply(${holding.group}, ${holding.topic}, ${holding.partition}, ${holding.term}, null, null,
-      ${end.nextOffset.toString()}, ${end.last?.offset ?? null}, ${end.last?.identity.origin ?? null}, ${end.last?.identity.seqId ?? null})`)
+  const { outcome } = await callApply(slot, [{ holding, end }], null, null)
+  return outcome === 'FENCED' ? 'FENCED' : 'OK'
+}
+
+type Applied = { outcome: Outcome | 'STALE'; superseded: number[] | null; held: number[] | null }
+
+async function callApply(slot: Slot, stands: readonly Stand[], statementId: number | null, document: string | null): Promise<Applied> {
+  const { group, topic } = stands[0]!.holding
+  const list = (of: (stand: Stand) => bigint | number | string | null | undefined): string => `{${stands.map((stand) => of(stand) ?? 'null').join()}}`
+  const [row] = await slot.run((sql) => sql<Applied[]>`
+    select outcome, superseded, held from inbox.apply(${group}, ${topic}, ${list(({ holding }) => holding.partition)}::integer[],
+      ${list(({ holding }) => holding.term)}::bigint[], ${statementId}, ${document}::text::json,
+      ${list(({ end }) => end?.nextOffset)}::bigint[], ${list(({ end }) => end?.last?.offset)}::bigint[],
+      ${list(({ end }) => end?.last?.identity.origin)}::smallint[], ${list(({ end }) => end?.last?.identity.seqId)}::bigint[])`)
   if (row === undefined) throw new Error('inbox.apply returned no row')
-  return row.outcome
+  return row
 }

@@ -60,9 +60,9 @@ async function deliver(rig: Rig, changes: readonly Arrival[], chance: (below: nu
   }))
 }
 
-async function place(t: ExecutionContext): Promise<Rig> {
+async function place(t: ExecutionContext, joined: boolean): Promise<Rig> {
   const database = await freshDatabase()
-  const rig = await consumerRig(database.url)
+  const rig = await consumerRig(database.url, { joined })
   t.teardown(async () => {
     await rig.close()
     await database.drop()
@@ -75,32 +75,34 @@ async function place(t: ExecutionContext): Promise<Rig> {
 const begin = 'truncate app.account, inbox.row_version, inbox.shift, inbox.parked, inbox.applied'
 const stored = 'select id::text, name, photo from app.account order by account.id'
 
-test('I6 I7 any history, delivered in any order, in any batches, twice, over three partitions at once, ends as the source did', async (t) => {
-  const rig = await place(t)
-  await fc.assert(fc.asyncProperty(moves(fc.constant(false)), fc.infiniteStream(fc.nat()), async (list, chances) => {
-    await rig.rows(begin)
-    const { changes, rows: expected } = history(list)
-    await deliver(rig, changes, (below) => Number(chances.next().value) % below)
-    t.deepEqual(await rig.rows(stored), expected, JSON.stringify(list))
-  }), { numRuns: 400, verbose: 1 })
-})
+for (const [how, joined] of [['each in calls of its own', false], ['joined in one call', true]] as const) {
+  test(`I6 I7 any history, delivered in any order, in any batches, twice, over three partitions at once, ${how}, ends as the source did`, async (t) => {
+    const rig = await place(t, joined)
+    await fc.assert(fc.asyncProperty(moves(fc.constant(false)), fc.infiniteStream(fc.nat()), async (list, chances) => {
+      await rig.rows(begin)
+      const { changes, rows: expected } = history(list)
+      await deliver(rig, changes, (below) => Number(chances.next().value) % below)
+      t.deepEqual(await rig.rows(stored), expected, JSON.stringify(list))
+    }), { numRuns: 300, verbose: 1 })
+  })
 
-test('I8 any history with refused values, delivered in any order, ends as the source did once the target takes them', async (t) => {
-  const rig = await place(t)
-  await fc.assert(fc.asyncProperty(moves(fc.nat(3).map((n) => n === 0)), fc.infiniteStream(fc.nat()), async (list, chances) => {
-    await rig.rows(begin)
-    await rig.rows('alter table app.account alter column name type varchar(40)')
-    const { changes, rows: expected } = history(list)
-    await deliver(rig, changes, (below) => Number(chances.next().value) % below)
-    await rig.tend()
-    t.deepEqual(await rig.rows('select state, stop_reason from outbox.relation where stop_reason is not null'), [])
-    const outcomes = await rig.rows('select seq_id from inbox.applied')
-    t.is(outcomes.length, changes.length, 'every change has an outcome')
-    await rig.rows('alter table app.account alter column name type text')
-    await rig.retryAll()
-    await rig.tend()
-    t.deepEqual(await rig.rows(stored), expected, JSON.stringify(list))
-    t.deepEqual(await rig.rows(`select reason from inbox.parked where reason <> 'KEY_SHIFT'`), [])
-    t.deepEqual(await rig.rows('select key from inbox.row_version where parked'), [])
-  }), { numRuns: 250, verbose: 1 })
-})
+  test(`I8 any history with refused values, delivered in any order, ${how}, ends as the source did once the target takes them`, async (t) => {
+    const rig = await place(t, joined)
+    await fc.assert(fc.asyncProperty(moves(fc.nat(3).map((n) => n === 0)), fc.infiniteStream(fc.nat()), async (list, chances) => {
+      await rig.rows(begin)
+      await rig.rows('alter table app.account alter column name type varchar(40)')
+      const { changes, rows: expected } = history(list)
+      await deliver(rig, changes, (below) => Number(chances.next().value) % below)
+      await rig.tend()
+      t.deepEqual(await rig.rows('select state, stop_reason from outbox.relation where stop_reason is not null'), [])
+      const outcomes = await rig.rows('select seq_id from inbox.applied')
+      t.is(outcomes.length, changes.length, 'every change has an outcome')
+      await rig.rows('alter table app.account alter column name type text')
+      await rig.retryAll()
+      await rig.tend()
+      t.deepEqual(await rig.rows(stored), expected, JSON.stringify(list))
+      t.deepEqual(await rig.rows(`select reason from inbox.parked where reason <> 'KEY_SHIFT'`), [])
+      t.deepEqual(await rig.rows('select key from inbox.row_version where parked'), [])
+    }), { numRuns: 150, verbose: 1 })
+  })
+}

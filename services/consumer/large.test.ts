@@ -16,6 +16,7 @@ import { consumerLoop } from './loop.ts'
 import { runConsumer } from './main.ts'
 import { raiseTerm } from './position.ts'
 import { openRelations } from './relations.ts'
+import { openRounds } from './rounds.ts'
 import { superviseConsumer } from './supervise.ts'
 import { SILENT, tendOpen } from './unfinished.ts'
 
@@ -71,9 +72,10 @@ async function place(t: ExecutionContext, partitions: number) {
     const slots = Array.from({ length: 4 }, () => openSlot({ url: database.url, name: 'test' }))
     const lending = openLending(slots)
     const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: true, log })
+    const apply = openRounds(lending, slots.length, { ...config, course: config, relations, log })
     await superviseConsumer({
       kafka: openKafka(brokers(), log), log, signal, topic, group: topic, atOnce: 4, ready: () => undefined, prepareTopic: async () => undefined,
-      loop: (seek) => consumerLoop({ ...config, course: config, group: topic, holder, slots: lending, openBytes, relations, seek, log, keepForeign: async () => undefined }),
+      loop: (seek) => consumerLoop({ group: topic, holder, slots: lending, apply, openBytes, seek, log, keepForeign: async () => undefined }),
     })
     await Promise.all(slots.map((slot) => slot.close()))
   }
@@ -197,9 +199,7 @@ test('I9 a change that never comes whole holds its position and says so; an outc
   const identity = { origin: 1, seqId: '7', attempt: 0, epoch: 1, time: '7', seq: '7' }
   const { value, chunk } = begun(0, 7, 5_000)
   chunks.take(40n, identity, chunk!, value)
-  const config = readConfig({ DATABASE_URL: url, KAFKA_BROKERS: brokers().join() })
-  const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: true, log })
-  const tend = () => tendOpen({ ...config, course: config, slot, relations, log }, { group: topic, topic, partition: 0, term }, { from: 50n, chunks })
+  const tend = () => tendOpen(slot, { group: topic, topic, partition: 0, term }, { from: 50n, chunks })
   const waiting = () => rows('select waiting_for as why, waiting_seq_id::int as seq from inbox.position')
   await tend()
   t.deepEqual(await waiting(), [{ why: null, seq: null }])

@@ -7,8 +7,18 @@ export type Lending = {
   give: (slot: Slot) => void
 }
 
+/** Does something with a free slot, and gives it back. */
+export async function lent<T>(slots: Lending, work: (slot: Slot) => Promise<T>): Promise<T> {
+  const slot = await slots.take()
+  try {
+    return await work(slot)
+  } finally {
+    slots.give(slot)
+  }
+}
+
 /**
- * Lends slots. There are as many as partitions applied at once, and others may want one too: a look at open chunks, or a
+ * Lends slots. There are as many as calls of the apply at once, and others may want one too: a look at open chunks, or a
  * call of the consumer before this one that still waits for the target. Two calls on one slot would share its deadline.
  */
 export function openLending(slots: readonly Slot[]): Lending {

@@ -4,7 +4,6 @@ import kafkajs, { type EachBatchPayload } from 'kafkajs'
 import { pino } from 'pino'
 import { encodeIdentity } from '../../outbox/record.ts'
 import { startRole } from '../../scripts/commands/role-process.ts'
-import { COURSE } from '../../test/support/arrivals.ts'
 import { connect, freshDatabase } from '../../test/support/database.ts'
 import { administrate, brokers, createTopic, freshTopic } from '../../test/support/kafka.ts'
 import { until } from '../../test/support/until.ts'
@@ -13,7 +12,6 @@ import { openSlot } from '../runtime/slot.ts'
 import { openLending } from './lending.ts'
 import { consumerLoop } from './loop.ts'
 import { runConsumer } from './main.ts'
-import { openRelations } from './relations.ts'
 
 type Row = Record<string, unknown>
 
@@ -121,8 +119,7 @@ test('a heartbeat that fails is followed by the next while a call is under way',
   t.teardown(() => slot.close())
   const log = pino({ level: 'silent' })
   const loop = consumerLoop({
-    group: 'beat', holder: 'one', slots: openLending([slot]), relations: openRelations({ source: 'INFORMIX', destination: 'POSTGRESQL', autoCreate: false, log }),
-    seek: () => undefined, keepForeign: () => Promise.resolve(), log, clockTolerance: 60_000, course: COURSE, destination: 'POSTGRESQL',
+    group: 'beat', holder: 'one', slots: openLending([slot]), apply: () => Promise.resolve('OK'), seek: () => undefined, keepForeign: () => Promise.resolve(), log,
   })
   let beats = 0
   const payload = {

@@ -5,23 +5,25 @@ import { decodeIdentity } from '../../outbox/record.ts'
 import type { Log } from '../runtime/log.ts'
 import { isEnvironment } from '../runtime/slot.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { applyArrivals } from './apply.ts'
-import type { ApplyParts, Holding } from './apply.ts'
+import type { Holding } from './apply.ts'
 import type { ConsumedRecord, Foreign } from './arrival.ts'
 import { OPEN_BYTES } from './chunks.ts'
 import { gather } from './gather.ts'
+import { lent } from './lending.ts'
 import type { Lending } from './lending.ts'
 import { raiseTerm, storeWaiting } from './position.ts'
+import type { Offer } from './rounds.ts'
 import { openSession, startOf } from './session.ts'
 import type { Session } from './session.ts'
 import { keepHeadless, SILENT, tendOpen } from './unfinished.ts'
 
 /** What the loop of one consumer is made of. */
-export type LoopParts = Omit<ApplyParts, 'slot'> & {
+export type LoopParts = {
   group: string
   holder: string
-  /** A connection per partition that may be applied at the same time. */
+  /** For what is asked and kept beside applying. */
   slots: Lending
+  apply: Offer
   /** Bytes of changes that are put together from chunks at the same time; OPEN_BYTES where nothing is said. */
   openBytes?: number
   seek(topic: string, partition: number, offset: bigint): void
@@ -65,24 +67,22 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
   // A long call must not cost the assignment: heartbeats are otherwise sent between batches only. One that fails is
   // followed by the next, for a broker that was away for a moment has not forgotten us.
   const beating = setInterval(() => { beat = beat.then(heartbeat, heartbeat); beat.catch(() => undefined) }, 1_000)
-  const slot = await parts.slots.take()
   try {
-    const next = await applyBatch(parts, memory.sessions, slot, payload)
+    const next = await applyBatch(parts, memory.sessions, payload)
     if (memory.failures.delete(name)) parts.log.info({ topic: batch.topic, partition: batch.partition }, 'the partition goes on')
     if (next === undefined) return
     payload.resolveOffset((next - 1n).toString())
-    await watch(parts, memory, slot, payload)
+    await watch(parts, memory, payload)
   } catch (error) {
     const tries = (memory.failures.get(name) ?? 0) + 1
     memory.failures.set(name, tries)
     logFailure(parts.log, batch.topic, batch.partition, tries, error)
-    await noteWaiting(parts, slot, memory.sessions.get(name), payload, error)
+    await noteWaiting(parts, memory.sessions.get(name), payload, error)
     const resume = pause()
     setTimeout(resume, Math.min(backOff.first * 2 ** (tries - 1), backOff.most)).unref()
     return
   } finally {
     clearInterval(beating)
-    parts.slots.give(slot)
   }
   await beat // what a heartbeat says of the group is for kafkajs to act on
   await heartbeat()
@@ -90,11 +90,12 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
 }
 
 /** Writes down why the partition does not move, for status, doctor and event show. Where the database is away nobody can look. */
-async function noteWaiting(parts: LoopParts, slot: Slot, session: Session | undefined, { batch }: EachBatchPayload, error: unknown): Promise<void> {
+async function noteWaiting(parts: LoopParts, session: Session | undefined, { batch }: EachBatchPayload, error: unknown): Promise<void> {
   if (session === undefined || error instanceof Fenced || isEnvironment(error)) return
   const why = error instanceof Error ? error.message : String(error)
   try {
-    await slot.run((sql) => storeWaiting(sql, { group: parts.group, topic: batch.topic, partition: batch.partition, term: session.term }, why))
+    const at = { group: parts.group, topic: batch.topic, partition: batch.partition, term: session.term }
+    await lent(parts.slots, (slot) => slot.run((sql) => storeWaiting(sql, at, why)))
   } catch (failure) {
     parts.log.debug({ error: failure }, 'why the partition waits could not be stored')
   }
@@ -117,19 +118,17 @@ async function mirror(memory: Memory, payload: EachBatchPayload): Promise<void> 
  * Looks after changes that came in part and then nothing more, now and later on: a partition may have no other records.
  * The later look is left out where the session or the consumer has ended.
  */
-async function watch(parts: LoopParts, memory: Memory, slot: Slot, payload: EachBatchPayload): Promise<void> {
+async function watch(parts: LoopParts, memory: Memory, payload: EachBatchPayload): Promise<void> {
   const { topic, partition } = payload.batch
   const session = memory.sessions.get(nameOf(payload))
   if (session === undefined || session.chunks.hold() === undefined) return
-  await tendOpen({ ...parts, slot }, { group: parts.group, topic, partition, term: session.term }, session)
+  await lent(parts.slots, (slot) => tendOpen(slot, { group: parts.group, topic, partition, term: session.term }, session))
   if (session.watched) return
   session.watched = true
   setTimeout(() => {
     session.watched = false
     if (memory.sessions.get(nameOf(payload)) !== session || !payload.isRunning()) return
-    void parts.slots.take().then((free) => watch(parts, memory, free, payload)
-      .catch((error: unknown) => parts.log.debug({ error }, 'open chunks could not be looked at'))
-      .finally(() => parts.slots.give(free)))
+    watch(parts, memory, payload).catch((error: unknown) => parts.log.debug({ error }, 'open chunks could not be looked at'))
   }, SILENT).unref()
 }
 
@@ -138,13 +137,13 @@ function nameOf({ batch }: EachBatchPayload): string {
 }
 
 /** Returns the next offset to read, or undefined where the partition is to be read from elsewhere or is not ours. */
-async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, slot: Slot, payload: EachBatchPayload): Promise<bigint | undefined> {
+async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, payload: EachBatchPayload): Promise<bigint | undefined> {
   const { topic, partition, messages } = payload.batch
   const first = messages[0]!
   const known = sessions.get(nameOf(payload))
   // Nobody sought, yet it comes from below: Kafka answered 'offset out of range', so this is another log. Look again.
   const session = known === undefined || (known.verified && BigInt(first.offset) < known.from)
-    ? await begin(parts, sessions, slot, payload) : known
+    ? await begin(parts, sessions, payload) : known
   if (!session.verified) {
     const last = session.position.lastOffset ?? 0n // nothing applied yet: from the earliest, whatever Kafka has committed
     if (!session.sought && first.offset !== last.toString()) {
@@ -161,7 +160,7 @@ async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, slot
   const holding = { group: parts.group, topic, partition, term: session.term }
   for (const call of calls(messages, session.from)) {
     if (!payload.isRunning() || payload.isStale()) return undefined
-    const { outcome, full } = await applyCall(parts, slot, holding, session, call)
+    const { outcome, full } = await applyCall(parts, holding, session, call)
     if (outcome === 'FENCED') {
       parts.log.info({ topic, partition, term: session.term }, 'another consumer has this partition')
       sessions.delete(nameOf(payload)) // raised again if it is still assigned when the next batch comes
@@ -179,9 +178,9 @@ async function applyBatch(parts: LoopParts, sessions: Map<string, Session>, slot
   return BigInt(messages.at(-1)!.offset) + 1n
 }
 
-async function begin(parts: LoopParts, sessions: Map<string, Session>, slot: Slot, payload: EachBatchPayload): Promise<Session> {
+async function begin(parts: LoopParts, sessions: Map<string, Session>, payload: EachBatchPayload): Promise<Session> {
   const { topic, partition } = payload.batch
-  const position = await slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder))
+  const position = await lent(parts.slots, (slot) => slot.run((sql) => raiseTerm(sql, parts.group, topic, partition, parts.holder)))
   const session = openSession(position, (bytes) => hasRoom(sessions, bytes, parts.openBytes ?? OPEN_BYTES))
   sessions.set(nameOf(payload), session)
   return session
@@ -199,16 +198,17 @@ function hasRoom(sessions: ReadonlyMap<string, Session>, bytes: number, most: nu
  * What is applied beyond that is recognised by (origin, seq_id) if it comes again.
  */
 async function applyCall(
-  parts: LoopParts, slot: Slot, holding: Holding, session: Session, records: readonly ConsumedRecord[],
+  parts: LoopParts, holding: Holding, session: Session, records: readonly ConsumedRecord[],
 ): Promise<{ outcome: 'OK' | 'FENCED'; full: boolean }> {
   const { arrivals, foreign, headless, next, full } = gather(records, session.chunks)
   for (const { record, foreign: why } of foreign) {
     if (session.kept.has(record.offset)) continue
-    await parts.keepForeign(slot, holding, record, why)
+    await lent(parts.slots, (slot) => parts.keepForeign(slot, holding, record, why))
     session.kept.add(record.offset)
   }
-  if (headless.length > 0) await keepHeadless(slot, holding, headless)
-  const outcome = await applyArrivals({ ...parts, slot }, holding, arrivals, session.chunks.hold() ?? next)
+  if (headless.length > 0) await lent(parts.slots, (slot) => keepHeadless(slot, holding, headless))
+  const bytes = records.reduce((sum, { value }) => sum + (value?.length ?? 0), 0)
+  const outcome = await parts.apply({ holding, arrivals, nextOffset: session.chunks.hold() ?? next, bytes })
   if (outcome === 'OK') {
     session.chunks.settle()
     session.from = next

@@ -8,6 +8,7 @@ import { openLending } from './lending.ts'
 import { consumerLoop } from './loop.ts'
 import { besideShipping } from './receipts.ts'
 import { openRelations } from './relations.ts'
+import { openRounds } from './rounds.ts'
 import { superviseConsumer } from './supervise.ts'
 import { tendParked } from './tend.ts'
 
@@ -19,8 +20,11 @@ export type ConsumerParts = {
   onReady?: () => void
 }
 
-/** Partitions applied at the same time: more than the cores of Postgres gain nothing. */
+/** Calls of the apply at the same time: more than the cores of Postgres gain nothing. */
 const atOnce = 4
+
+/** Partitions of which records are handed over at the same time, so that one call has those of many. */
+const PARTITIONS_AT_ONCE = 64
 
 /** None: only what waits for the target has a limit (inbox.effect), and its relation stops. A wait for our own rows ends with the deadline. */
 const lockTimeout = 0
@@ -37,15 +41,15 @@ export async function runConsumer({ config, log, signal, onReady }: ConsumerPart
   const lending = openLending(slots)
   const tendSlot = openSlot({ url, name: 'consumer tend', deadline: 60_000, lockTimeout })
   const relations = openRelations({ source: config.source, destination: config.destination, autoCreate: config.autoCreate, log })
+  const apply = openRounds(lending, atOnce, { relations, clockTolerance: config.clockTolerance, course: config, destination: config.destination, log })
   const tending = tendParked({ slot: tendSlot, relations, clockTolerance: config.clockTolerance, course: config, log, signal })
   try {
     const applying = besideShipping({ config, log, signal }, (signal) => superviseConsumer({
-      kafka, log, signal, topic: config.topic, group: config.consumerGroup, atOnce,
+      kafka, log, signal, topic: config.topic, group: config.consumerGroup, atOnce: PARTITIONS_AT_ONCE,
       ready: () => onReady?.(),
       prepareTopic: () => ensureTopic(kafka, config.topic, config.topicPartitions, log),
       loop: (seek) => consumerLoop({
-        group: config.consumerGroup, holder: config.holder, slots: lending, relations, seek, log,
-        clockTolerance: config.clockTolerance, course: config, destination: config.destination,
+        group: config.consumerGroup, holder: config.holder, slots: lending, apply, seek, log,
         keepForeign: (slot, holding, record, foreign) => slot.run(async (sql) => {
           await keepRejected(sql, {
             path: `kafka:${holding.topic}/${holding.partition}/${record.offset}`, headers: {},

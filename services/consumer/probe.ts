@@ -11,6 +11,9 @@ import type { TargetCheck, TargetColumn } from './target.ts'
 /** A change ready to be sent: its element, and the JSON text of that without "~i", from behind the opening brace. */
 export type Candidate = { arrival: Arrival; element: Element; text: string }
 
+/** Which partition a change lies in, where a document has those of several. */
+export type LiesIn = (arrival: Arrival) => number
+
 /** Why the target would refuse a change, as Postgres says it. */
 export type Refusal = { sqlstate: string; message: string }
 
@@ -22,9 +25,10 @@ export function candidatesOf(arrivals: readonly Arrival[], shape: ElementShape):
   })
 }
 
-/** The document of some candidates; "~i" is the place of each in it, from 1. */
-export function documentOf(candidates: readonly Candidate[]): string {
-  return `[${candidates.map(({ text }, at) => `{"~i":${at + 1},${text}`).join()}]`
+/** The document of some candidates; "~i" is the place of each in it, from 1, and "~pt" its partition. */
+export function documentOf(candidates: readonly Candidate[], liesIn?: LiesIn): string {
+  const head = (arrival: Arrival): string => (liesIn === undefined ? '' : `"~pt":${liesIn(arrival)},`)
+  return `[${candidates.map(({ arrival, text }, at) => `{"~i":${at + 1},${head(arrival)}${text}`).join()}]`
 }
 
 /**

@@ -158,8 +158,8 @@ returning a.seq_id`,
 /** Who the changes are and which rows they are of, as arrays: what inbox.guard needs, whose statement is the same for all relations. */
 function guardText(keyDefinition: string, key: string): string {
   return `select array_agg(c."~i"), array_agg(coalesce(c."~x", false)), array_agg(c."~op" = 'DELETE'), array_agg(c."~o"), array_agg(c."~e"), array_agg(c."~t"),
-  array_agg(c."~s"), array_agg(c."~f"), array_agg(c."~u"), array_agg(${key})
-from json_to_recordset($1) as c(${meta}, ${keyDefinition})`
+  array_agg(c."~s"), array_agg(c."~f"), array_agg(c."~u"), array_agg(${key}), array_agg(c."~pt")
+from json_to_recordset($1) as c(${meta}, "~pt" integer, ${keyDefinition})`
 }
 
 function partialText(

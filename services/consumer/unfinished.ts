@@ -4,8 +4,8 @@ import type { Identity } from '../../outbox/record.ts'
 import { keepRejected } from '../../outbox/rejected.ts'
 import type { Sql } from '../../outbox/sql.ts'
 import type { Slot } from '../runtime/slot.ts'
-import { applyArrivals } from './apply.ts'
-import type { ApplyParts, Holding } from './apply.ts'
+import { storePosition } from './apply.ts'
+import type { Holding } from './apply.ts'
 import type { Part } from './arrival.ts'
 import type { OpenSet } from './chunks.ts'
 import { storeWaiting } from './position.ts'
@@ -37,15 +37,15 @@ async function settledOf(sql: Sql, identities: readonly Identity[]): Promise<Set
  * frozen goes on with the old run and acks it. So a position may stay for as long as somebody needs to look; where the
  * event is gone for good, an outcome on record (SKIPPED) lets it go on.
  */
-export async function tendOpen(parts: ApplyParts, holding: Holding, session: Pick<Session, 'from' | 'chunks'>): Promise<void> {
+export async function tendOpen(slot: Slot, holding: Holding, session: Pick<Session, 'from' | 'chunks'>): Promise<void> {
   const silent = session.chunks.silentFor(SILENT)
   if (silent.length === 0) return
-  const settled = await parts.slot.run((sql) => settledOf(sql, silent.map(({ identity }) => identity)))
+  const settled = await slot.run((sql) => settledOf(sql, silent.map(({ identity }) => identity)))
   const [oldest, ...more] = silent.filter(({ identity }) => !settled.has(idOf(identity)))
   session.chunks.drop(silent.filter(({ identity }) => settled.has(idOf(identity))))
-  if (settled.size > 0) await applyArrivals(parts, holding, [], session.chunks.hold() ?? session.from)
+  if (settled.size > 0) await storePosition(slot, holding, { nextOffset: session.chunks.hold() ?? session.from })
   if (oldest === undefined) return
-  await parts.slot.run((sql) => storeWaiting(sql, holding, waitingText(oldest, more.length), oldest.identity.seqId))
+  await slot.run((sql) => storeWaiting(sql, holding, waitingText(oldest, more.length), oldest.identity.seqId))
 }
 
 function waitingText({ identity, chunk, head, seen }: OpenSet, more: number): string {

@@ -1,7 +1,7 @@
 import { DeltapostError } from '../../outbox/errors.ts'
 import { keepRejected, type Unreadable } from '../../outbox/rejected.ts'
 import type { Sql } from '../../outbox/sql.ts'
-import { openSlot, type Slot } from '../runtime/slot.ts'
+import { openSlot, type Plans, type Slot } from '../runtime/slot.ts'
 
 type Run = <T>(work: (sql: Sql) => PromiseLike<T>) => Promise<T>
 
@@ -28,8 +28,8 @@ const PATIENCE_MS = 15_000
 
 export function openConnections(url: string): Connections {
   const opened: Slot[] = []
-  function open(name: string, deadline = 15_000): Slot {
-    const slot = openSlot({ url, name: `listener ${name}`, deadline })
+  function open(name: string, deadline = 15_000, plans?: Plans): Slot {
+    const slot = openSlot({ url, name: `listener ${name}`, deadline, ...(plans && { plans }) })
     opened.push(slot)
     return slot
   }
@@ -39,7 +39,7 @@ export function openConnections(url: string): Connections {
   let asking: Promise<boolean> | undefined
 
   return {
-    groups: [open('group 1'), open('group 2')],
+    groups: [open('group 1', 15_000, 'kept'), open('group 2', 15_000, 'kept')],
     big: open('big', BIG_DEADLINE),
     run: oneAtATime(open('look-up')),
     upkeep: oneAtATime(open('upkeep', 60_000)),

@@ -25,21 +25,21 @@ class BatchAboveLimit extends Error {
  * again from its first chunk on, which is how the consumer knows that the earlier ones count no more.
  */
 export async function sendWithin(
-  limit: number, messages: readonly Outgoing[], write: (messages: readonly Outgoing[]) => Promise<bigint>, mayGoOn: () => boolean,
+  limit: number, messages: readonly Outgoing[], write: (messages: readonly Outgoing[], bytes: number) => Promise<bigint>, mayGoOn: () => boolean,
 ): Promise<bigint> {
   const bytes = batchBytes(messages)
   const [alone] = messages
-  if (bytes <= limit || alone === undefined) return write(messages)
+  if (bytes <= limit || alone === undefined) return write(messages, bytes)
   if (messages.length > 1) throw new BatchAboveLimit(`${messages.length} records of ${bytes} bytes, and the topic takes ${limit}`)
   const room = roomFor(limit, alone.key, { ...alone.headers, ...chunkHeader({ index: MOST_TOTAL, count: MOST_TOTAL, total: MOST_TOTAL }) })
-  if (room < LEAST_CHUNK) return write(messages)
+  if (room < LEAST_CHUNK) return write(messages, bytes)
   let first: bigint | undefined
   for (const { chunk, bytes: value } of cut(alone.value, room)) {
     if (first !== undefined && !mayGoOn()) {
       throw new ChunksInterrupted(`stopped after ${chunk.index} of ${countOf(alone.value.length, room)} chunks: the lane is not ours any more`)
     }
-    const offset = await write([{ ...alone, value, headers: { ...alone.headers, ...chunkHeader(chunk) } }])
+    const offset = await write([{ ...alone, value, headers: { ...alone.headers, ...chunkHeader(chunk) } }], limit)
     first ??= offset
   }
-  return first ?? write(messages)
+  return first ?? write(messages, bytes)
 }

@@ -7,6 +7,7 @@ import { openKafka } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
 import { lateAfter } from '../runtime/shutdown.ts'
 import { openSlot } from '../runtime/slot.ts'
+import type { Plans } from '../runtime/slot.ts'
 import type { Wake } from '../runtime/wake.ts'
 import { openLanes, RENEW_EVERY } from './lanes.ts'
 import { relayLoop } from './loop.ts'
@@ -16,6 +17,12 @@ import { upkeep } from './upkeep.ts'
 
 /** One read: more rows are not faster, and 8 MB keep a relay with slow brokers small. */
 const READ = { rows: 2_000, bytes: 8 << 20 }
+
+/**
+ * With so few in flight a read is mostly planning, and its plan is kept. With more each run is planned: only with the
+ * positions before it does the planner hash them, and looking through thousands for each event would take 100 ms.
+ */
+const FEW = 256
 
 /** One look over events that wait: 4 ms a thousand, and the other lanes are read in between. */
 const PASS = 4_000
@@ -27,9 +34,12 @@ const PASS = 4_000
 export async function runRelay(parts: { config: Config; log: Log; signal: AbortSignal; wake: Wake; onReady?: () => void }): Promise<void> {
   const { config, log, signal } = parts
   const { holder } = config
-  const slot = (name: string, deadline = 15_000) => openSlot({ url: config.databaseUrl, name: `relay ${name}`, deadline })
+  const slot = (name: string, deadline = 15_000, plans?: Plans) => openSlot({ url: config.databaseUrl, name: `relay ${name}`, deadline, ...(plans && { plans }) })
   // A read of 100 MB takes seconds; one that is not answered holds up all lanes, and they are renewed over another connection.
-  const slots = { read: slot('read', 20_000), ack: slot('ack'), lanes: slot('lanes', 5_000), floors: slot('floors'), retries: slot('retries'), refuse: slot('refuse'), discard: slot('discard') }
+  const slots = {
+    read: slot('read', 20_000), readFew: slot('read few', 20_000, 'by index'), ack: slot('ack', 15_000, 'by index'),
+    lanes: slot('lanes', 5_000), floors: slot('floors'), retries: slot('retries'), refuse: slot('refuse'), discard: slot('discard'),
+  }
   const course = { maxRetries: config.maxRetries, backoff: config.retryBackoff, errorTopic: config.errorTopic, recipients: config.errorRecipients }
   const bell = openBell()
   const publisher = openPublisher({ kafka: openKafka(config.kafkaBrokers, log), partitions: config.topicPartitions, log })
@@ -53,7 +63,10 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   await relayLoop({
     ...publisher,
     lanes: lanes.held,
-    read: (held, rows = READ.rows) => slots.read.run((sql) => nextEvents(sql, held, { ...READ, rows })),
+    read: (held, rows = READ.rows) => {
+      const flying = held.reduce((sum, { inflight }) => sum + inflight.size, 0)
+      return (flying > FEW ? slots.read : slots.readFew).run((sql) => nextEvents(sql, held, { ...READ, rows }))
+    },
     passOver: (held) => slots.read.run((sql) => passOver(sql, held, PASS)),
     proven: keep.proven,
     ack: (held, published) => slots.ack.run((sql) => ack(sql, holder, held, published)),

@@ -2,9 +2,10 @@ import type { Kafka, Producer } from 'kafkajs'
 import { recordHeaders } from '../../outbox/record.ts'
 import type { PendingEvent } from '../../outbox/pending.ts'
 import { checkedSend, ensureTopic, isTooLarge, openProducer, topicLimit } from '../runtime/kafka.ts'
-import type { Outgoing } from '../runtime/kafka.ts'
+import type { Outgoing, Share } from '../runtime/kafka.ts'
 import type { Log } from '../runtime/log.ts'
-import { ChunksInterrupted, sendWithin } from './large.ts'
+import { type Joint, openJoint } from './joint.ts'
+import { sendWithin } from './large.ts'
 
 /** The way of this relay to the broker. */
 export type Publisher = {
@@ -42,6 +43,7 @@ const MOST_LIMIT = 64 << 20
 export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Log }): Publisher {
   const { kafka, log } = parts
   const counts = new Map<string, number>()
+  const joints = new Map<string, Joint>()
   const limits = openLimits(kafka, log)
   let current: Promise<Line> | undefined
 
@@ -74,8 +76,23 @@ export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Lo
     return partitions
   }
 
-  async function sendOver(line: Line, topic: string, partition: number, messages: readonly Outgoing[], mayGoOn: () => boolean): Promise<bigint> {
-    const write = (some: readonly Outgoing[]): Promise<bigint> => checkedSend(line.producer, topic, partition, some)
+  async function request(topic: string, shares: readonly Share[]): Promise<bigint[]> {
+    const line = await (current ??= connect())
+    line.busy += 1
+    try {
+      return await checkedSend(line.producer, topic, shares)
+    } catch (error) {
+      if (!isTooLarge(error)) retire(line)
+      throw error
+    } finally {
+      leave(line)
+    }
+  }
+
+  async function sendTo(topic: string, partition: number, messages: readonly Outgoing[], mayGoOn: () => boolean): Promise<bigint> {
+    const joint = joints.get(topic) ?? openJoint((shares) => request(topic, shares))
+    joints.set(topic, joint)
+    const write = (some: readonly Outgoing[], bytes: number): Promise<bigint> => joint({ partition, messages: some }, bytes)
     for (;;) {
       const limit = limits.of(topic)
       try {
@@ -89,18 +106,7 @@ export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Lo
 
   return {
     partitions: async (topic) => counts.get(topic) ?? count(topic),
-    async send(topic, partition, events, mayGoOn = () => true) {
-      const line = await (current ??= connect())
-      line.busy += 1
-      try {
-        return await sendOver(line, topic, partition, events.map(record), mayGoOn)
-      } catch (error) {
-        if (!isTooLarge(error) && !(error instanceof ChunksInterrupted)) retire(line)
-        throw error
-      } finally {
-        leave(line)
-      }
-    },
+    send: (topic, partition, events, mayGoOn = () => true) => sendTo(topic, partition, events.map(record), mayGoOn),
     async recount(topic) {
       const failures: unknown[] = []
       for (const one of new Set([topic, ...counts.keys()])) await count(one).catch((error: unknown) => failures.push(error))

@@ -32,8 +32,8 @@ test('a missing topic is created, an existing one is taken as it is, and two may
 test('a send returns the offset of its first record, and the records lie in the partition that was named', async (t) => {
   const topic = await topicOf(3)
   const producer = await openProducer(kafka)
-  t.is(await checkedSend(producer, topic, 2, [message('a'), message('b')]), 0n)
-  t.is(await checkedSend(producer, topic, 2, [message('c')]), 2n)
+  t.deepEqual(await checkedSend(producer, topic, [{ partition: 2, messages: [message('a'), message('b')] }]), [0n])
+  t.deepEqual(await checkedSend(producer, topic, [{ partition: 2, messages: [message('c')] }]), [2n])
   await producer.disconnect()
   await administrate(async (admin) => {
     const offsets = await admin.fetchTopicOffsets(topic)
@@ -50,9 +50,9 @@ test('the limit of a topic is read from the broker; a batch that is as large as 
   const value = Buffer.alloc(roomFor(50_000, key, headers))
   t.is(batchBytes([{ key, value, headers }]), 50_000)
   const producer = await openProducer(kafka)
-  t.is(await checkedSend(producer, topic, 0, [{ key, value, headers, timestamp }]), 0n)
+  t.deepEqual(await checkedSend(producer, topic, [{ partition: 0, messages: [{ key, value, headers, timestamp }] }]), [0n])
   const above = { key, value: Buffer.alloc(value.length + 50), headers, timestamp }
-  t.true(isTooLarge(await t.throwsAsync(checkedSend(producer, topic, 0, [above]))))
+  t.true(isTooLarge(await t.throwsAsync(checkedSend(producer, topic, [{ partition: 0, messages: [above] }]))))
   await producer.disconnect()
 })
 
@@ -60,7 +60,7 @@ test('a send to a partition that does not exist fails, though kafkajs resolves i
   const topic = await topicOf(1)
   const producer = await openProducer(kafka)
   t.deepEqual(await producer.send({ topic, acks: -1, messages: [{ ...message('a'), partition: 7 }] }), [])
-  await t.throwsAsync(checkedSend(producer, topic, 7, [message('a')]), { code: 'SEND_UNCONFIRMED' })
+  await t.throwsAsync(checkedSend(producer, topic, [{ partition: 7, messages: [message('a')] }]), { code: 'SEND_UNCONFIRMED' })
   await producer.disconnect()
 })
 
@@ -75,7 +75,7 @@ for (const [name, answer] of Object.entries(answers)) {
   test(`I3 a send that is answered with ${name} is not taken for acknowledged`, async (t) => {
     // A broker that answers so cannot be had at will; this is what kafkajs would resolve with.
     const producer = { send: async () => answer.map((one) => ({ topicName: 'x', ...one })) } as unknown as Producer
-    await t.throwsAsync(checkedSend(producer, 'x', 0, [message('a')]), { code: 'SEND_UNCONFIRMED' })
+    await t.throwsAsync(checkedSend(producer, 'x', [{ partition: 0, messages: [message('a')] }]), { code: 'SEND_UNCONFIRMED' })
   })
 }
 
@@ -83,8 +83,8 @@ test('a record above the limit of the topic is told from other failures', async 
   const topic = await topicOf(1)
   await setTopicLimit(topic, 2_000)
   const producer = await openProducer(kafka)
-  t.true(isTooLarge(await t.throwsAsync(checkedSend(producer, topic, 0, [message('x'.repeat(5_000))]))))
-  t.false(isTooLarge(await t.throwsAsync(checkedSend(producer, `${topic}.missing`, 0, [message('x')]))))
+  t.true(isTooLarge(await t.throwsAsync(checkedSend(producer, topic, [{ partition: 0, messages: [message('x'.repeat(5_000))] }]))))
+  t.false(isTooLarge(await t.throwsAsync(checkedSend(producer, `${topic}.missing`, [{ partition: 0, messages: [message('x')] }]))))
   await producer.disconnect()
 })
 

@@ -88,29 +88,30 @@ export async function openProducer(kafka: Kafka): Promise<Producer> {
 /** A message for one partition; keys and values are bytes, so that kafkajs encodes them once. */
 export type Outgoing = Pick<Message, 'headers'> & { key: Buffer; value: Buffer; timestamp: string }
 
+/** What one send has for one partition of its topic. */
+export type Share = { partition: number; messages: readonly Outgoing[] }
+
 /**
- * Sends to one partition and returns the offset of the first message; the others follow it.
+ * Sends to partitions of one topic, each named once, and returns the offset of each one's first message; the others follow
+ * it. Where it rejects, any of them may have been written.
  *
- * One partition a send: with several, kafkajs keeps the answer of a former leader and never writes the rest. Throws
- * SendUnconfirmed unless the answer names this partition without an error.
+ * Throws SendUnconfirmed unless the answers name every partition without an error: with several, kafkajs keeps the answer
+ * of a former leader and never writes what moved to it.
  */
-export async function checkedSend(
-  producer: Pick<Producer, 'send'>,
-  topic: string,
-  partition: number,
-  messages: readonly Outgoing[],
-): Promise<bigint> {
+export async function checkedSend(producer: Pick<Producer, 'send'>, topic: string, shares: readonly Share[]): Promise<bigint[]> {
   const answers = await producer.send({
     topic,
     acks: -1,
     timeout: REQUEST_TIMEOUT,
-    messages: messages.map((message) => ({ ...message, partition })),
+    messages: shares.flatMap(({ partition, messages }) => messages.map((message) => ({ ...message, partition }))),
   })
-  const answer = answers.find((one) => one.topicName === topic && one.partition === partition)
-  if (answer?.errorCode !== 0 || answer.baseOffset === undefined || BigInt(answer.baseOffset) < 0n) {
-    throw new SendUnconfirmed(`the broker did not acknowledge ${messages.length} records on ${topic}/${partition}`)
-  }
-  return BigInt(answer.baseOffset)
+  return shares.map(({ partition, messages }) => {
+    const answer = answers.find((one) => one.topicName === topic && one.partition === partition && one.errorCode === 0)
+    if (answer?.baseOffset === undefined || BigInt(answer.baseOffset) < 0n) {
+      throw new SendUnconfirmed(`the broker did not acknowledge ${messages.length} records on ${topic}/${partition}`)
+    }
+    return BigInt(answer.baseOffset)
+  })
 }
 
 /** True where the broker refused a batch for its size: the same records pass in smaller batches, one record never will. */

@@ -9,7 +9,9 @@ import { arrivalOf, parkedColumns, takeUp } from '../../services/consumer/parked
 import type { Parked } from '../../services/consumer/parked.ts'
 import { raiseTerm } from '../../services/consumer/position.ts'
 import { openRelations } from '../../services/consumer/relations.ts'
+import { openLending } from '../../services/consumer/lending.ts'
 import { resumeRelation, stoppedRelations } from '../../services/consumer/resume.ts'
+import { openRounds } from '../../services/consumer/rounds.ts'
 import { unparkDue } from '../../services/consumer/unpark.ts'
 import { openSlot } from '../../services/runtime/slot.ts'
 import type { Slot } from '../../services/runtime/slot.ts'
@@ -60,7 +62,8 @@ export type Rig = {
 /** No retry within a test's time, and two attempts. */
 export const COURSE: Course = { maxRetries: 2, retryBackoff: 3_600_000, errorTopic: 'errors', errorRecipients: ['admin@abc.com'] }
 
-export type RigOptions = { autoCreate?: boolean; source?: string; course?: Course }
+/** `joined`: what partitions have at the same time goes in one call, as in a consumer; else each has a call of its own. */
+export type RigOptions = { autoCreate?: boolean; source?: string; course?: Course; joined?: boolean }
 
 /** A consumer without Kafka: the parts of its loop over one database. */
 export async function consumerRig(url: string, options: RigOptions = {}): Promise<Rig> {
@@ -80,6 +83,11 @@ export async function consumerRig(url: string, options: RigOptions = {}): Promis
     slots.set(partition, known)
     return known
   }
+  // Two slots, so that calls of two meet.
+  const joined = options.joined === true ? Array.from({ length: 2 }, (_, at) => openSlot({ url, name: `rig joined ${at}`, lockTimeout: 0, deadline: 60_000 })) : []
+  const apart = { clockTolerance: 300_000, course: options.course ?? COURSE, destination: 'POSTGRESQL', log }
+  const relations = openRelations({ source: options.source ?? 'INFORMIX', destination: 'POSTGRESQL', autoCreate: options.autoCreate ?? true, log })
+  const offer = openRounds(openLending(joined), joined.length, { ...apart, relations })
   async function rows(text: string, args: (string | number | null)[] = []): Promise<Record<string, unknown>[]> {
     return slot.run(async (sql) => [...await sql.unsafe<Record<string, unknown>[]>(text, args)])
   }
@@ -88,7 +96,8 @@ export async function consumerRig(url: string, options: RigOptions = {}): Promis
     async apply(partition, ...arrivals) {
       const part = await of(partition)
       const next = BigInt(arrivals.at(-1)?.offset ?? -1) + 1n
-      return applyArrivals({ slot: part.slot, relations: part.relations, clockTolerance: 300_000, course: options.course ?? COURSE, destination: 'POSTGRESQL', log }, part.holding, arrivals, next)
+      if (options.joined === true) return offer({ holding: part.holding, arrivals, nextOffset: next, bytes: 0 })
+      return applyArrivals({ slot: part.slot, relations: part.relations, ...apart }, part.holding, arrivals, next)
     },
     holding: async (partition) => (await of(partition)).holding,
     async tend() {
@@ -110,7 +119,7 @@ export async function consumerRig(url: string, options: RigOptions = {}): Promis
     },
     async close() {
       await Promise.all([...slots.values()].map(async (part) => (await part).slot.close()))
-      await slot.close()
+      await Promise.all([slot, ...joined].map((one) => one.close()))
     },
   }
 }

@@ -2,6 +2,8 @@ import { LOST_ANSWERS, mutant, type Mutant, SCATTERED, SMALL_RECORDS, SPREAD, UN
 
 const STATEMENT = 'services/consumer/statement.ts'
 const ELEMENT = 'services/consumer/element.ts'
+const ROUNDS = 'services/consumer/rounds.ts'
+const TOGETHER = '      const together = batches.length > 1 && await applyJointly({ ...parts, slot }, batches)'
 const APPLY = 'services/consumer/apply.ts'
 const NEWER = 'where (excluded.epoch, excluded.time, excluded.seq) > (r.epoch, r.time, r.seq) and not r.parked'
 const GUARDED = 'select g.* into winners, partials, singles, lost, touched from inbox.guard(stmt, heads, old_keys, its_partition) as g;'
@@ -101,12 +103,10 @@ insert into inbox.applied (origin, seq_id, status, statement, partition, "offset
   mutant({
     name: 'offset-before-apply',
     why: 'the position is stored before the changes are applied: ended in between, nobody reads them again',
-    plants: [{
-      file: APPLY, find: '  if (groups.length === 0) return storePosition(parts.slot, holding, { nextOffset })',
-      replace: `  const last = arrivals.at(-1)
-  const stored = await storePosition(parts.slot, holding, last === undefined ? { nextOffset } : { nextOffset, last })
-  if (groups.length === 0 || stored === 'FENCED') return stored`,
-    }],
+    plants: [
+      { file: ROUNDS, find: 'import { applyArrivals, applySet } from', replace: 'import { applyArrivals, applySet, storePosition } from' },
+      { file: ROUNDS, find: TOGETHER, replace: `      for (const { holding, arrivals, nextOffset } of batches) await storePosition(slot, holding, { nextOffset, last: arrivals.at(-1) })\n${TOGETHER}` },
+    ],
     workloads: ['churn'], faults: ['failpoint:consumer.applying', 'kill-consumer'], events: 4_000, expects: ['audit', 'target', 'liveness'],
   }),
   mutant({
@@ -133,7 +133,7 @@ insert into inbox.applied (origin, seq_id, status, statement, partition, "offset
   if (!prepared.statements.keyed) {
     const claimed = await parts.slot.run((sql) => sql.unsafe<{ id: string }[]>(\`
       insert into inbox.applied (origin, seq_id, status, statement, partition, "offset")
-      select (c ->> '~o')::smallint, (c ->> '~s')::bigint, 'APPLIED', \${prepared.statementId}, \${holding.partition}, (c ->> '~f')::bigint
+      select (c ->> '~o')::smallint, (c ->> '~s')::bigint, 'APPLIED', \${prepared.statementId}, \${stands[0]!.holding.partition}, (c ->> '~f')::bigint
       from json_array_elements($1::text::json) as c on conflict do nothing returning origin || ':' || seq_id as id\`, [documentOf(candidates)]))
     const ours = new Set(claimed.map(({ id }) => id))
     candidates = candidates.filter(({ element }) => ours.has(\`\${String(element['~o'])}:\${String(element['~s'])}\`))

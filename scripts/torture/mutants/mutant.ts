@@ -41,8 +41,8 @@ export const SCATTERED: Change = {
 
 /** Partitions are applied up to a second apart. */
 export const UNEVEN: Change = {
-  file: 'services/consumer/loop.ts', find: '  const slot = await parts.slots.take()',
-  replace: '  await new Promise((resolve) => setTimeout(resolve, Math.random() * 1_000))\n  const slot = await parts.slots.take()',
+  file: 'services/consumer/loop.ts', find: '    const next = await applyBatch(parts, memory.sessions, payload)',
+  replace: '    await new Promise((resolve) => setTimeout(resolve, Math.random() * 1_000))\n    const next = await applyBatch(parts, memory.sessions, payload)',
 }
 
 /** The way to the broker is slow now and then, so something waits behind each send. */

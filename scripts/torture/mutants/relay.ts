@@ -94,11 +94,11 @@ export const RELAY: readonly Mutant[] = [
     name: 'no-answer-is-success',
     why: 'a send that ends without an answer of the broker counts as published',
     plants: [{
-      file: 'services/runtime/kafka.ts', find: '    messages: messages.map((message) => ({ ...message, partition })),\n  })',
-      replace: `    messages: messages.map((message) => ({ ...message, partition })),
+      file: 'services/runtime/kafka.ts', find: 'messages.map((message) => ({ ...message, partition }))),\n  })',
+      replace: `messages.map((message) => ({ ...message, partition }))),
   }).catch((error: unknown) => {
     if (isTooLarge(error)) throw error
-    return [{ topicName: topic, partition, errorCode: 0, baseOffset: '0' }]
+    return shares.map(({ partition }) => ({ topicName: topic, partition, errorCode: 0, baseOffset: '0' }))
   })`,
     }],
     workloads: ['churn', 'append'], faults: ['kill-kafka', 'cut-relay-kafka'], events: 8_000, expects: ['published', 'audit'],

@@ -1,0 +1,75 @@
+import type { Share } from '../runtime/kafka.ts'
+import { refusalOf } from './refusal.ts'
+
+/** Sends what one partition has, some `bytes`; resolves with the offset of its first message. */
+export type Joint = (share: Share, bytes: number) => Promise<bigint>
+
+/** Requests to the broker at once: while it works on one, kafkajs encodes the next. More only queue in the connection. */
+const AT_ONCE = 2
+/** Bytes of one request, unless one share alone has more: far below what a broker takes (100 MB), and what is encoded in 10 ms. */
+const MOST_BYTES = 8 << 20
+/** After a failure of a request with several partitions they go one by one for so long, in milliseconds: the fault may be one's only. */
+const APART = 10_000
+
+type Waiting = Share & { bytes: number; resolve: (first: bigint) => void; reject: (error: unknown) => void }
+
+/**
+ * Sends for one topic, joined: what its partitions hand over in the same moment, or while earlier requests are under way,
+ * goes out in one request. A broker works on one request of a connection after the other, so twelve partitions with a
+ * record each cost it, and us, a fraction of twelve requests.
+ *
+ * `request` resolves with the first offset of each share, in their order, and must be sure of each. Where the broker
+ * refuses a record for good, nobody knows of which partition: then each share goes again, alone; that repeats at most
+ * what was written last. Any other failure is that of every share in the request.
+ */
+export function openJoint(request: (shares: readonly Share[]) => Promise<readonly bigint[]>): Joint {
+  let waiting: Waiting[] = []
+  let busy = 0
+  let planned = false
+  let apartUntil = 0
+
+  function cut(): Waiting[] {
+    const most = performance.now() < apartUntil ? 1 : waiting.length
+    let bytes = 0
+    let size = 0
+    while (size < most && (size === 0 || bytes + waiting[size]!.bytes <= MOST_BYTES)) bytes += waiting[size++]!.bytes
+    const shares = waiting.slice(0, size)
+    waiting = waiting.slice(size)
+    return shares
+  }
+
+  async function go(shares: readonly Waiting[]): Promise<void> {
+    try {
+      const firsts = await request(shares)
+      for (const [at, { resolve }] of shares.entries()) resolve(firsts[at]!)
+    } catch (error) {
+      if (shares.length === 1) return shares[0]!.reject(error)
+      apartUntil = performance.now() + APART
+      if (refusalOf(error) === undefined) for (const { reject } of shares) reject(error)
+      else waiting.unshift(...shares)
+    }
+  }
+
+  function flush(): void {
+    planned = false
+    // Apart, a partition whose leader is away must not hold up the others.
+    while (waiting.length > 0 && (busy < AT_ONCE || performance.now() < apartUntil)) {
+      busy += 1
+      void go(cut()).finally(() => {
+        busy -= 1
+        plan()
+      })
+    }
+  }
+
+  function plan(): void {
+    if (planned || waiting.length === 0) return
+    planned = true
+    setImmediate(flush) // behind all that this turn hands over
+  }
+
+  return (share, bytes) => new Promise((resolve, reject) => {
+    waiting.push({ ...share, bytes, resolve, reject })
+    plan()
+  })
+}
