@@ -26,9 +26,10 @@ export const TABLE = `
  * Makes `count` changes of rows of a table that begins empty; the same seed makes the same.
  *
  * One in a hundred is marked: half of them insert a row, half update one, and none of these rows changes ever again, so
- * that a marked change which is refused stays refused and no other hides it.
+ * that a marked change which is refused stays refused and no other hides it. With `hot` nine of ten updates are of so
+ * many rows, which are never deleted.
  */
-export function makeSteps(count: number, mix: Mix = MIX, seed = 1): Step[] {
+export function makeSteps(count: number, mix: Mix = MIX, seed = 1, hot = 0): Step[] {
   const random = seeded(seed)
   const living: { id: number; version: number }[] = []
   let lastId = 0
@@ -47,7 +48,10 @@ export function makeSteps(count: number, mix: Mix = MIX, seed = 1): Step[] {
       if (!marked) living.push({ id: lastId, version: 1 })
       return { id: lastId, before: 0, after: 1, marked }
     }
-    const chosen = random.below(living.length)
+    // The first rows stay where they are: only what lies behind them is taken out.
+    const cold = Math.min(hot, living.length - 1)
+    const updates = kind < mix.insert + mix.update && !marked
+    const chosen = updates && hot > 0 && random.chance(0.9) ? random.below(Math.min(hot, living.length)) : cold + random.below(living.length - cold)
     if (marked) {
       const { id, version } = takeOut(chosen)
       return { id, before: version, after: version + 1, marked }

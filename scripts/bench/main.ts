@@ -15,18 +15,19 @@ import { conditionsOf } from './conditions.ts'
 import { endToEnd } from './end-to-end.ts'
 import { idle } from './idle.ts'
 import { naive, NAIVE_RATIOS } from './naive.ts'
-import { pipeline } from './pipeline.ts'
+import { pipeline, PIPELINE_RATIOS } from './pipeline.ts'
 import type { Bench } from './place.ts'
 import { post, POST_RATIOS } from './post.ts'
 import { refusals, REFUSALS_RATIOS } from './refusals.ts'
 import { relay } from './relay.ts'
+import { restart } from './restart.ts'
 import { type Report, showReport } from './report.ts'
 import { type Measured, nameOf, ratiosOf } from './result.ts'
 
 type Run = (bench: Bench, keep: (run: Measured) => void) => Promise<void>
 
-const RUNS: Readonly<Record<string, Run>> = { refusals, pipeline, naive, post, 'end-to-end': endToEnd, relay, apply, idle }
-const RATIOS = [...REFUSALS_RATIOS, ...NAIVE_RATIOS, ...POST_RATIOS, ...BARE_RATIOS]
+const RUNS: Readonly<Record<string, Run>> = { refusals, pipeline, naive, post, 'end-to-end': endToEnd, relay, apply, restart, idle }
+const RATIOS = [...REFUSALS_RATIOS, ...NAIVE_RATIOS, ...POST_RATIOS, ...PIPELINE_RATIOS, ...BARE_RATIOS]
 /** A bench loads for minutes: no checkpoint falls into one run and not into another. Only on servers of our own. */
 const CALM = ["alter system set max_wal_size = '8GB'", "alter system set checkpoint_timeout = '30min'", 'select pg_reload_conf()']
 

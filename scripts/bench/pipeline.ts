@@ -1,41 +1,56 @@
 import { setTimeout as pause } from 'node:timers/promises'
+import postgres, { type Sql } from 'postgres'
 
 import { openLog } from '../../services/runtime/log.ts'
 import { openWake } from '../../services/runtime/wake.ts'
 import { now } from '../demo/sender.ts'
 import { bareUpserts } from './bare.ts'
-import { bodyOf, makeSteps, modelOf, type Step } from './changes.ts'
+import { bodyOf, makeSteps, MIX, modelOf, type Step } from './changes.ts'
 import { dueToApplied, receivedToApplied } from './latency.ts'
 import { measuredBetween, takeReading, topicBytes } from './measure.ts'
 import { faultsOf } from './oracles.ts'
 import { openPlace, type Bench, type Place } from './place.ts'
 import { fillOutbox, openIntake } from './prefill.ts'
-import type { Measured } from './result.ts'
+import type { Measured, RatioRule } from './result.ts'
 import { reach } from './wait.ts'
 
 const SIZES = [100, 1_000] as const
+/** Rows that get nine of ten updates, where there are hot ones. */
+const HOT_ROWS = 10
 /** The relay's channel, which the listener rings. */
-const WAKE_CHANNEL = 'deltapost_wake'
+export const WAKE_CHANNEL = 'deltapost_wake'
 /** Changes in front of a run at a rate, which are not counted: both programs are compiled while they run. */
 const WARM_UP_SECONDS = 3
+
+/** Of the same bench, repeat by repeat. */
+export const PIPELINE_RATIOS: readonly RatioRule[] = [
+  { name: 'hot rows to the usual mix', of: 'pipeline: drain hot rows', to: 'pipeline: drain 100 B', target: 1 },
+  { name: 'with an old snapshot to without', of: 'pipeline: drain with an old snapshot', to: 'pipeline: drain 100 B', target: 0.95 },
+]
 
 /** Outbox, Kafka and target at once: a full outbox emptied, and a fixed rate with its latency. */
 export async function pipeline(bench: Bench, keep: (run: Measured) => void): Promise<void> {
   const { events, rate, seconds, repeats } = bench.options
   for (let repeat = 1; repeat <= repeats; repeat += 1) {
     keep(await bareUpserts(bench, 'pipeline', repeat))
-    for (const bytes of SIZES) keep(await drain(bench, bytes, repeat, makeSteps(events)))
+    for (const bytes of SIZES) keep(await drain(bench, { variant: `drain ${bytes} B`, bytes, repeat }, makeSteps(events)))
+    keep(await drain(bench, { variant: 'drain hot rows', bytes: 100, repeat }, makeSteps(events, MIX, 1, HOT_ROWS)))
+    keep(await drain(bench, { variant: 'drain with an old snapshot', bytes: 100, repeat, oldSnapshot: true }, makeSteps(events)))
   }
   for (let repeat = 1; repeat <= repeats; repeat += 1) {
     for (const bytes of SIZES) keep(await atRate(bench, bytes, repeat, rate, seconds))
   }
 }
 
+type Drain = { variant: string; bytes: number; repeat: number; oldSnapshot?: boolean }
+
 /** The clock is the database's, from the first ack to the last outcome. */
-async function drain(bench: Bench, bytes: number, repeat: number, steps: readonly Step[]): Promise<Measured> {
+async function drain(bench: Bench, how: Drain, steps: readonly Step[]): Promise<Measured> {
+  const { variant, bytes, repeat } = how
   const place = await openPlace(bench)
+  const snapshot = how.oldSnapshot === true ? await holdSnapshot(place) : undefined
   try {
-    bench.tell(`pipeline: drain ${bytes} B, run ${repeat}`)
+    bench.tell(`pipeline: ${variant}, run ${repeat}`)
     await fillOutbox(bench, place, steps, { bytes })
     // First the consumer, which waits for records; the relay's first record begins the run.
     await place.start('consumer')
@@ -48,12 +63,20 @@ async function drain(bench: Bench, bytes: number, repeat: number, steps: readonl
     const faults = await faultsOf(place.sql, { changes: steps.length, model: modelOf(steps), bytes, published: true })
     const kafkaBytes = topicBytes(bench.kafkaData, place.topic)
     return measuredBetween(place, before, after, {
-      scenario: 'pipeline', variant: `drain ${bytes} B`, repeat, changes: steps.length, seconds: row?.seconds ?? NaN, faults,
+      scenario: 'pipeline', variant, repeat, changes: steps.length, seconds: row?.seconds ?? NaN, faults,
       ...(kafkaBytes === undefined ? {} : { kafkaBytes }),
     })
   } finally {
+    await snapshot?.end({ timeout: 5 })
     await place.drop()
   }
+}
+
+/** A transaction as a forgotten psql has it: nothing that is deleted from now on can be cleaned up. */
+async function holdSnapshot(place: Place): Promise<Sql> {
+  const sql = postgres(place.databaseUrl, { max: 1, onnotice: () => {} })
+  await sql.unsafe('begin isolation level repeatable read; select count(*) from outbox.event')
+  return sql
 }
 
 /** Every change has an outcome and has left the outbox. Asked seldom: the count reads all of inbox.applied. */

@@ -7,7 +7,7 @@ import { wholeNumber } from './migrate.ts'
 
 export type BenchOptions = { seconds: number; rate: number; events: number; repeat: number; json?: string; compare?: string; log: string }
 
-const SCENARIOS = ['refusals', 'pipeline', 'naive', 'post', 'end-to-end', 'relay', 'apply', 'idle'] as const
+const SCENARIOS = ['refusals', 'pipeline', 'naive', 'post', 'end-to-end', 'relay', 'apply', 'restart', 'idle'] as const
 
 export function addBench(program: Command): void {
   program.command('bench')
@@ -22,10 +22,11 @@ export function addBench(program: Command): void {
     .option('--log <file>', 'where the roles of the bench log', relative('.', join(STATE_FOLDER, 'bench.log')))
     .addHelpText('after', `
 refusals    a topic with 1 % refused changes against the same without, applied by one consumer
-pipeline    outbox, Kafka and target: a full outbox emptied, and a fixed rate with its latency
+pipeline    outbox, Kafka and target: a full outbox emptied, also with hot rows and with an old snapshot, and a fixed rate with its latency
 naive       a peer: the audit pipeline with statements row by row
 post        HTTP to commit     end-to-end  a post to its row at a fixed rate
 relay       a full outbox to the topic alone     apply  a full topic to the target alone
+restart     SIGKILL of each role in turn at a fixed rate, until nothing waits for longer than a second
 idle        what the roles cost when nothing comes, and the first change after that
 
 Figures of one bench can be compared with each other; those of two only by their ratios.
