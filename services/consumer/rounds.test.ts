@@ -80,7 +80,7 @@ test('I10 a call that waits for a lock of ours does not hold up what other parti
   await rig.slot.run(async (sql) => sql.unsafe(`begin; select * from inbox.row_version where key = '0' for update`))
   try {
     stuck = rig.apply(0, arrival('account', 'UPDATE', 10, { id: ['0', '0'], name: ['first', 'then'] }))
-    await rig.holding(1)
+    await until(async () => rig.slot.run(async (sql) => (await sql`select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`).length > 0))
     t.is(await rig.apply(1, arrival('account', 'UPDATE', 10, { id: ['1', '1'], name: ['first', 'then'] })), 'OK')
   } finally {
     await rig.slot.run(async (sql) => sql.unsafe('commit'))

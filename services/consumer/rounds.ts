@@ -35,6 +35,7 @@ export function openRounds(slots: Lending, atOnce: number, parts: Omit<ApplyPart
   const waiting: Waiting[] = []
   let busy = 0
   let planned = false
+  let timer: NodeJS.Timeout | undefined
   let apartUntil = 0
 
   function cut(): Waiting[] {
@@ -61,11 +62,13 @@ export function openRounds(slots: Lending, atOnce: number, parts: Omit<ApplyPart
 
   function flush(): void {
     planned = false
+    clearTimeout(timer)
     while (waiting.length > 0 && busy < atOnce) {
       busy += 1
       void round(cut()).finally(() => {
         busy -= 1
-        plan()
+        if (busy === 0) flush() // nobody is left whom to wait for
+        else plan()
       })
     }
   }
@@ -75,7 +78,7 @@ export function openRounds(slots: Lending, atOnce: number, parts: Omit<ApplyPart
     planned = true
     const changes = waiting.reduce((sum, { arrivals }) => sum + arrivals.length, 0)
     if (busy === 0 || changes >= WORTH_IT) setImmediate(flush) // behind all that this turn hands over
-    else setTimeout(flush, PATIENCE_MS)
+    else timer = setTimeout(flush, PATIENCE_MS)
   }
 
   return (batch) => new Promise((resolve, reject) => {
