@@ -4,10 +4,11 @@ import type { Plant } from './plant.ts'
 /**
  * A labelled step; its name is the label, which begins with the role that passes it. `under` says what must be going on
  * for it to be passed at all, `seldom` that it is passed about once a second or less: it must be armed for its first pass.
+ * `atTarget`: only the relay of the database that changes are applied in passes it, which is the last one.
  */
-export type Failpoint = Plant & { under?: 'refused' | 'garbage' | 'large' | 'waiting' | 'two databases'; seldom?: true }
+export type Failpoint = Plant & { under?: 'refused' | 'garbage' | 'large' | 'waiting' | 'two databases'; seldom?: true; atTarget?: true }
 
-type More = Pick<Failpoint, 'under' | 'seldom'>
+type More = Pick<Failpoint, 'under' | 'seldom' | 'atTarget'>
 
 // A semicolon in front: the sources have none at the end of a line.
 const hit = (label: string): string => `;(globalThis as { hit?: (label: string) => void }).hit?.('${label}');`
@@ -79,7 +80,7 @@ const RELAY: readonly Failpoint[] = [
   after('relay.floor.raised', FLOOR, '      if (lanes === undefined) return []', { seldom: true }),
   { name: 'relay.settled', file: UPKEEP, find: SETTLE, replace: `{ ${SETTLE}\n${hit('relay.settled')} }`, seldom: true },
   before('relay.republishing', UPKEEP, '        moved = await slots.retries.run((sql) => publishDue(sql, MOST_DUE))', { seldom: true }),
-  ifThen('relay.republished', UPKEEP, 'moved > 0', '        if (moved > 0) parts.onDue()', { under: 'refused', seldom: true }),
+  ifThen('relay.republished', UPKEEP, 'moved > 0', '        if (moved > 0) parts.onDue()', { under: 'refused', seldom: true, atTarget: true }),
   after('relay.chunk', 'services/relay/large.ts', '    first ??= offset', { under: 'large', seldom: true }),
 ]
 

@@ -26,9 +26,10 @@ export function stepFault(label: string): Fault | undefined {
 /** Whose changes pass a step that others do not pass. */
 const WORKLOAD_UNDER = { refused: 'refused', waiting: 'refused', garbage: 'garbage', large: 'large', 'two databases': undefined }
 
-async function killAt(rig: Rig, { name: label, seldom, under }: Failpoint): Promise<void> {
+async function killAt(rig: Rig, { name: label, seldom, under, atTarget }: Failpoint): Promise<void> {
   const kind = label.split('.')[0] ?? ''
-  const role = rig.random.pick(rig.roles.filter(({ name }) => name.startsWith(kind)))
+  const all = rig.roles.filter(({ name }) => name.startsWith(kind))
+  const role = rig.random.pick(atTarget === true ? all.slice(-1) : all)
   const nth = seldom === true ? 1 : 1 + rig.random.below(MOST_PASSES)
   rig.want(under && WORKLOAD_UNDER[under])
   const passed = await role.hit(label, 'SIGKILL', nth, STEP_MS)
