@@ -8,7 +8,7 @@ import { bodyOf, makeSteps, modelOf } from './changes.ts'
 import { latencyOf } from './latency.ts'
 import { measuredBetween, takeReading } from './measure.ts'
 import { faultsOf } from './oracles.ts'
-import { everythingApplied, playAtRate, WAKE_CHANNEL } from './pipeline.ts'
+import { everythingApplied, lastSeqId, playAtRate, WAKE_CHANNEL } from './pipeline.ts'
 import { openPlace, type Bench, type Place } from './place.ts'
 import { openIntake } from './prefill.ts'
 import type { Measured } from './result.ts'
@@ -70,7 +70,8 @@ async function killInTurn(bench: Bench, place: Place, over: () => boolean): Prom
     await running.exited
     const started = performance.now()
     await place.start(role)
-    while (await lagOf(place) >= CAUGHT_UP) await pause(LOOK_MS, undefined, { signal: bench.signal })
+    const mark = await lastSeqId(place)
+    while (await behind(place, mark)) await pause(LOOK_MS, undefined, { signal: bench.signal })
     const taken = performance.now() - started
     times.get(role)?.push(taken)
     bench.tell(`  ${role} killed: ${(taken / 1_000).toFixed(1)} s`)
@@ -78,11 +79,15 @@ async function killInTurn(bench: Bench, place: Place, over: () => boolean): Prom
   return times
 }
 
-/** Age of the oldest change without an outcome, in seconds. */
-async function lagOf(place: Place): Promise<number> {
-  const [row] = await place.sql<{ lag: number }[]>`
-    select coalesce(extract(epoch from clock_timestamp() - min(received_at)), 0)::float8 as lag from auditlog.pending`
-  return row?.lag ?? 0
+/**
+ * A change waits for longer than CAUGHT_UP, or one up to `mark`, the last when the role took work again: right then the lag
+ * may be small still, though the lanes of the process that was killed are nobody's until their lease is over.
+ */
+async function behind(place: Place, mark: bigint): Promise<boolean> {
+  const [row] = await place.sql<{ behind: boolean }[]>`
+    select coalesce(min(received_at) < clock_timestamp() - ${CAUGHT_UP} * interval '1 s' or min(seq_id) <= ${mark.toString()}, false) as behind
+    from auditlog.pending`
+  return row?.behind ?? true
 }
 
 function figuresOf(times: Times): Record<string, number> {
