@@ -21,7 +21,28 @@ type MetadataResponse = {
   parse: (data: { topicMetadata: { partitionMetadata: { partitionErrorCode: number; leader: number }[] }[] }) => Promise<unknown>
 }
 
+type Partition = { partition: number; messages: readonly { value: unknown }[] }
+type ProduceOptions = { acks: number; timeout: number; topicData: readonly { topic: string; partitions: readonly Partition[] }[] }
+type ProduceRequest = (options: ProduceOptions) => { encode: () => Promise<unknown> }
+
+type Encoder = {
+  buf: Buffer
+  offset: number
+  writeString(text: string | null): Encoder
+  writeInt16(number: number): Encoder
+  writeInt32(number: number): Encoder
+  writeBuffer(bytes: Buffer): Encoder
+}
+type EncoderClass = { new (size?: number): Encoder; prototype: Encoder & { ensureAvailable(length: number): void }; nextPowerOfTwo(size: number): number }
+
 let patched = false
+const batches = new WeakSet<Buffer>()
+
+/** A message that stands for all of its partition: `batch` goes to the broker as it is, as its record set. */
+export function batchMessage(partition: number, batch: Buffer): { partition: number; value: Buffer } {
+  batches.add(batch)
+  return { partition, value: batch }
+}
 
 /**
  * Mends kafkajs 2.2.4 in place, once a process; any other version is refused, because the patch reaches into its files.
@@ -61,6 +82,8 @@ export function patchKafkajs(): void {
     }
   }
 
+  patchProduce()
+
   const compress = promisify(zstdCompress)
   const decompress = promisify(zstdDecompress)
   const level = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
@@ -69,6 +92,46 @@ export function patchKafkajs(): void {
     decompress: async (data: Buffer) => decompress(data),
   })
   patched = true
+}
+
+/**
+ * Lets a produce request carry record batches that are bytes already. Versions 4 to 7 are made of version 3, which is the
+ * first with headers; all are loaded when the first request is sent, so what is put in its place now is what they take.
+ */
+function patchProduce(): void {
+  const file = 'kafkajs/src/protocol/requests/produce/v3/request'
+  const original = require(file) as ProduceRequest // untyped file of the package
+  const Encoder = require('kafkajs/src/protocol/encoder') as EncoderClass // untyped file of the package
+  require.cache[require.resolve(file)]!.exports = (options: ProduceOptions) => {
+    const request = original(options)
+    return bytesOf(options) === undefined ? request : { ...request, encode: async () => encodeProduce(Encoder, options) }
+  }
+  // Every request is copied into a buffer of twice its size that was filled with zeros first; what is written is all that is sent.
+  Encoder.prototype.ensureAvailable = function (length) {
+    if (this.offset + length <= this.buf.length) return
+    const larger = Buffer.allocUnsafe(Encoder.nextPowerOfTwo(this.offset + length))
+    this.buf.copy(larger, 0, 0, this.offset)
+    this.buf = larger
+  }
+}
+
+/** How many bytes the batches of a request have; undefined where there are messages among them. */
+function bytesOf({ topicData }: ProduceOptions): number | undefined {
+  const all = topicData.flatMap(({ partitions }) => partitions.flatMap(({ messages }) => messages.map(({ value }) => value)))
+  return all.every((value) => Buffer.isBuffer(value) && batches.has(value)) ? all.reduce<number>((sum, value) => sum + (value as Buffer).length, 0) : undefined
+}
+
+function encodeProduce(Encoder: EncoderClass, options: ProduceOptions): Encoder {
+  const { acks, timeout, topicData } = options
+  const request = new Encoder(bytesOf(options)! + 1_024).writeString(null).writeInt16(acks).writeInt32(timeout).writeInt32(topicData.length)
+  for (const { topic, partitions } of topicData) {
+    request.writeString(topic).writeInt32(partitions.length)
+    for (const { partition, messages: [batch] } of partitions) {
+      const bytes = batch!.value as Buffer
+      request.writeInt32(partition).writeInt32(bytes.length).writeBuffer(bytes)
+    }
+  }
+  return request
 }
 
 /** kafkajs never sets TCP_NODELAY. */

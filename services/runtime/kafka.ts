@@ -1,8 +1,9 @@
 import { hostname } from 'node:os'
 import kafkajs from 'kafkajs'
 import type { Admin, Kafka, LogEntry, Message, Producer } from 'kafkajs'
-import { noDelaySocket, patchKafkajs } from './kafka-patches.ts'
+import { batchMessage, noDelaySocket, patchKafkajs } from './kafka-patches.ts'
 import type { Log } from './log.ts'
+import { encodeBatch } from './record-batch.ts'
 
 /** How a consumer of this project is opened; the reasons are with each value. */
 export const CONSUMER_TIMES = {
@@ -103,7 +104,7 @@ export async function checkedSend(producer: Pick<Producer, 'send'>, topic: strin
     topic,
     acks: -1,
     timeout: REQUEST_TIMEOUT,
-    messages: shares.flatMap(({ partition, messages }) => messages.map((message) => ({ ...message, partition }))),
+    messages: shares.map(({ partition, messages }) => batchMessage(partition, encodeBatch(messages))),
   })
   return shares.map(({ partition, messages }) => {
     const answer = answers.find((one) => one.topicName === topic && one.partition === partition && one.errorCode === 0)
