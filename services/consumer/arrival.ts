@@ -61,10 +61,15 @@ export function readPart(record: ConsumedRecord): Part | Foreign | undefined {
   return { identity, chunk, value, offset }
 }
 
+/** The names as they nearly always are, in front of key values that nobody needs here: a fifth of the time of reading it all. */
+const FRONT = /^\["([^"\\]*)","([^"\\]*)"[,\]]/
+
 /** [schema, table, ...key values] as the relay writes it. */
 function namesOf(key: Buffer | null): { schema: string; table: string } | undefined {
   if (key === null) return undefined
-  const parts: unknown = JSON.parse(key.toString('utf8'))
+  const text = key.toString('utf8')
+  const front = FRONT.exec(text)
+  const parts: unknown = front === null ? JSON.parse(text) : front.slice(1)
   if (!Array.isArray(parts)) return undefined
   const [schema, table] = parts as unknown[]
   return typeof schema === 'string' && typeof table === 'string' ? { schema, table } : undefined

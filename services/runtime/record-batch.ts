@@ -1,8 +1,5 @@
-import { createRequire } from 'node:module'
+import { crc32c } from '@node-rs/crc32'
 import type { Outgoing } from './kafka.ts'
-
-const require = createRequire(import.meta.url)
-const crc32c = require('kafkajs/src/protocol/recordBatch/crc32C') as (bytes: Buffer) => number // untyped file of the package
 
 /** What stands in front of the records of a batch, and how much of it the checksum leaves out. */
 const BATCH_HEAD = 61
