@@ -1,7 +1,7 @@
 import test from 'ava'
 
 import type { Share } from '../runtime/kafka.ts'
-import { openJoint } from './joint.ts'
+import { openJoint, Withdrawn } from './joint.ts'
 
 const share = (partition: number, ...texts: string[]): Share => ({
   partition, messages: texts.map((text) => ({ key: Buffer.from(''), value: Buffer.from(text), timestamp: '0' })),
@@ -22,7 +22,8 @@ function broker(fails: (shares: readonly Share[], nth: number) => Error | undefi
       return BigInt(log.push(...messages.map(({ value }) => value.toString())) - messages.length)
     })
   }
-  return { requests, logs, joint: openJoint(request) }
+  const joint = openJoint(request)
+  return { requests, logs, joint: (one: Share, bytes: number, mayGoOn = () => true) => joint(one, bytes, mayGoOn) }
 }
 
 test('what partitions hand over in one moment goes in one request, and each learns its own offset', async (t) => {
@@ -55,4 +56,17 @@ test('any other failure is that of every share, and then a partition that fails 
   const again = await Promise.allSettled([joint(share(1, 'b'), 10), joint(share(0, 'a'), 10)])
   t.deepEqual(again.map(({ status }) => status), ['rejected', 'fulfilled'])
   t.deepEqual(requests, [[0, 1], [1], [0]])
+})
+
+test('I5 what waits for a request is asked again before it goes: of a lost lane nothing is sent', async (t) => {
+  const { joint, logs } = broker()
+  const large = 6 << 20
+  let held = true
+  const first = [joint(share(0, 'a'), large), joint(share(1, 'b'), large)]
+  const waiting = joint(share(2, 'c'), large, () => held)
+  const other = joint(share(3, 'd'), 10)
+  held = false
+  t.true(await waiting.then(() => false, (error) => error instanceof Withdrawn))
+  await Promise.all([...first, other])
+  t.deepEqual([...logs.keys()].toSorted(), [0, 1, 3])
 })

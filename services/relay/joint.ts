@@ -1,8 +1,18 @@
 import type { Share } from '../runtime/kafka.ts'
 import { refusalOf } from './refusal.ts'
 
-/** Sends what one partition has, some `bytes`; resolves with the offset of its first message. */
-export type Joint = (share: Share, bytes: number) => Promise<bigint>
+/**
+ * Sends what one partition has, some `bytes`; resolves with the offset of its first message. Rejects with Withdrawn where
+ * `mayGoOn` says no when its turn comes.
+ */
+export type Joint = (share: Share, bytes: number, mayGoOn: () => boolean) => Promise<bigint>
+
+/** A share that waited was not sent: meanwhile a lane of it was lost, or the relay is to stop. */
+export class Withdrawn extends Error {
+  readonly code = 'WITHDRAWN'
+  readonly remedy = 'nothing: whoever holds the lane sends its events'
+  readonly retry = true
+}
 
 /** Requests to the broker at once: while it works on one, kafkajs encodes the next. More only queue in the connection. */
 const AT_ONCE = 2
@@ -11,12 +21,14 @@ const MOST_BYTES = 8 << 20
 /** After a failure of a request with several partitions they go one by one for so long, in milliseconds: the fault may be one's only. */
 const APART = 10_000
 
-type Waiting = Share & { bytes: number; resolve: (first: bigint) => void; reject: (error: unknown) => void }
+type Waiting = Share & { bytes: number; mayGoOn: () => boolean; resolve: (first: bigint) => void; reject: (error: unknown) => void }
 
 /**
  * Sends for one topic, joined: what its partitions hand over in the same moment, or while earlier requests are under way,
  * goes out in one request. A broker works on one request of a connection after the other, so twelve partitions with a
  * record each cost it, and us, a fraction of twelve requests.
+ *
+ * A share may wait for as long as a request lasts, which is longer than a lease: it is asked again before it goes.
  *
  * `request` resolves with the first offset of each share, in their order, and must be sure of each. Where the broker
  * refuses a record for good, nobody knows of which partition: then each share goes again, alone; that repeats at most
@@ -27,6 +39,12 @@ export function openJoint(request: (shares: readonly Share[]) => Promise<readonl
   let busy = 0
   let planned = false
   let apartUntil = 0
+
+  function withdraw(): void {
+    const gone = waiting.filter(({ mayGoOn }) => !mayGoOn())
+    if (gone.length > 0) waiting = waiting.filter((share) => !gone.includes(share))
+    for (const { partition, reject } of gone) reject(new Withdrawn(`what waited for partition ${partition} was not sent: its lane is not ours any more`))
+  }
 
   function cut(): Waiting[] {
     const most = performance.now() < apartUntil ? 1 : waiting.length
@@ -52,6 +70,7 @@ export function openJoint(request: (shares: readonly Share[]) => Promise<readonl
 
   function flush(): void {
     planned = false
+    withdraw()
     // Apart, a partition whose leader is away must not hold up the others.
     while (waiting.length > 0 && (busy < AT_ONCE || performance.now() < apartUntil)) {
       busy += 1
@@ -68,8 +87,8 @@ export function openJoint(request: (shares: readonly Share[]) => Promise<readonl
     setImmediate(flush) // behind all that this turn hands over
   }
 
-  return (share, bytes) => new Promise((resolve, reject) => {
-    waiting.push({ ...share, bytes, resolve, reject })
+  return (share, bytes, mayGoOn) => new Promise((resolve, reject) => {
+    waiting.push({ ...share, bytes, mayGoOn, resolve, reject })
     plan()
   })
 }

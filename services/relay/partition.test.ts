@@ -1,7 +1,9 @@
 import test from 'ava'
 import type { PendingEvent } from '../../outbox/pending.ts'
 import { until } from '../../test/support/until.ts'
+import { Withdrawn } from './joint.ts'
 import { hold } from './lanes.ts'
+import type { HeldLane } from './lanes.ts'
 import { openPartition } from './partition.ts'
 import { strandOf } from './strand.ts'
 
@@ -44,4 +46,33 @@ test('a limit that was small for a while does not keep the batches small', async
   add(10_000)
   await until(() => published === 10_100)
   t.is(Math.max(...sizes), 500)
+})
+
+test('I4 I5 where a send is withdrawn because a lane was lost, the others of it go next, each lane in order', async (t) => {
+  const [kept, lost] = [1, 2].map((lane) => hold({ lane, term: '1', floor: '0' }, Number.POSITIVE_INFINITY)) as [HeldLane, HeldLane]
+  const [sent, dropped]: string[][] = [[], []]
+  const partition = openPartition({
+    partition: 0,
+    send: async (events, mayGoOn) => {
+      await new Promise(setImmediate)
+      if (!mayGoOn()) throw new Withdrawn('not sent')
+      sent!.push(...events.map(({ position }) => position))
+      return 0n
+    },
+    published: () => undefined,
+    refused: () => t.fail('none is refused'),
+    dropped: (batch) => { dropped!.push(...batch.map(({ event }) => event.position)) },
+    wentOn: () => undefined,
+    trouble: { failed: () => t.fail('the broker did not fail'), worked: () => undefined },
+  })
+  for (let position = 1; position <= 6; position++) {
+    const lane = position % 2 === 0 ? lost : kept
+    const event: PendingEvent = { lane: lane.lane, position: String(position), bytes: 100, topicname: 'topic', id: '', version: '', key: '', value: '', traceparent: null }
+    partition.add({ event, lane, strand: strandOf(lane, 'topic'), reading: 0 })
+  }
+  await Promise.resolve()
+  await Promise.resolve()
+  lost.lost = true
+  await until(() => sent!.length + dropped!.length === 6)
+  t.deepEqual([sent, dropped], [['1', '3', '5'], ['2', '4', '6']])
 })

@@ -1,4 +1,5 @@
 import type { PendingEvent } from '../../outbox/pending.ts'
+import { Withdrawn } from './joint.ts'
 import { usable } from './lanes.ts'
 import type { HeldLane } from './lanes.ts'
 import { refusalOf } from './refusal.ts'
@@ -72,6 +73,11 @@ export function openPartition(parts: PartitionParts): Partition {
   }
 
   function failed(batch: readonly Flying[], error: unknown): void {
+    if (error instanceof Withdrawn) {
+      queue.unshift(...batch) // nothing was written: what is still ours goes next
+      if (stopped) dropAll(queue.splice(0))
+      return
+    }
     const refusal = refusalOf(error)
     if (refusal !== undefined) {
       tries = 0

@@ -92,7 +92,7 @@ export function openPublisher(parts: { kafka: Kafka; partitions: number; log: Lo
   async function sendTo(topic: string, partition: number, messages: readonly Outgoing[], mayGoOn: () => boolean): Promise<bigint> {
     const joint = joints.get(topic) ?? openJoint((shares) => request(topic, shares))
     joints.set(topic, joint)
-    const write = (some: readonly Outgoing[], bytes: number): Promise<bigint> => joint({ partition, messages: some }, bytes)
+    const write = (some: readonly Outgoing[], bytes: number): Promise<bigint> => joint({ partition, messages: some }, bytes, mayGoOn)
     for (;;) {
       const limit = limits.of(topic)
       try {
