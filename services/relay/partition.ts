@@ -73,11 +73,8 @@ export function openPartition(parts: PartitionParts): Partition {
   }
 
   function failed(batch: readonly Flying[], error: unknown): void {
-    if (error instanceof Withdrawn) {
-      queue.unshift(...batch) // nothing was written: what is still ours goes next
-      if (stopped) dropAll(queue.splice(0))
-      return
-    }
+    // Nothing was written: what is still ours goes next.
+    if (error instanceof Withdrawn) return stopped ? dropAll(batch) : void queue.unshift(...batch)
     const refusal = refusalOf(error)
     if (refusal !== undefined) {
       tries = 0
