@@ -63,6 +63,40 @@ test('I8 a change that is refused holds up its own row only, and what was handed
   t.deepEqual(await rig.rows('select id, name from app.account where id >= 10 order by id'), [{ id: 10, name: 'fits' }, { id: 12, name: 'new' }])
 })
 
+test('I8 what its own partition would not apply as it is, a parked row or a TIME ahead, is not applied because of what it was handed over with', async (t) => {
+  const rig = await place(t)
+  await rig.rows(`update inbox.row_version set parked = true where key = '0'`)
+  const ahead = 2_000_000_000_000_000
+  const outcomes = await Promise.all([
+    rig.apply(0, arrival('account', 'UPDATE', 10, { id: ['0', '0'], name: ['first', 'then'] }, 100)), rig.apply(1, arrival('account', 'INSERT', 11, { id: '11', name: 'b' }, 101)),
+  ])
+  t.deepEqual(outcomes, ['OK', 'OK'])
+  t.like(await rig.statuses(), { 100: 'APPLIED', 101: 'APPLIED' }, 'one by one, for the row is parked')
+  t.like(await rig.rows(positions), [{ next_offset: '101' }, { next_offset: '102' }])
+  await until(async () => { // the partitions go together again
+    const seqId = Number((await rig.rows('select max(seq_id)::text as last from inbox.applied'))[0]?.['last']) + 10
+    await Promise.all([0, 1].map((n) => rig.apply(n, arrival('account', 'UPDATE', 20, { id: [`1${n}`, `1${n}`], name: ['b', `c${seqId}`] }, seqId + n))))
+    return (await rig.rows(`select 1 from inbox.applied where seq_id >= ${seqId} group by xmin having count(*) = 2`)).length === 1
+  })
+  await Promise.all([
+    rig.apply(0, arrival('account', 'INSERT', ahead, { id: '30', name: 'late' }, 90_000)), rig.apply(1, arrival('account', 'INSERT', 31, { id: '31', name: 'b' }, 90_001)),
+  ])
+  t.like(await rig.statuses(), { 90000: 'PARKED', 90001: 'APPLIED' })
+})
+
+test('I6 no position moves before all that was handed over with it is applied, of whatever tables it is', async (t) => {
+  const rig = await place(t, 'create table app.other (id integer primary key)')
+  await rig.apply(1, arrival('other', 'INSERT', 1, { id: '1' }))
+  await rig.rows(`create function app.no_space() returns trigger language plpgsql as $$ begin raise exception using errcode = 'disk_full', message = 'no space left'; end $$`)
+  await rig.rows('create trigger no_space before insert on app.other for each row execute function app.no_space()')
+  const before = await rig.rows(positions)
+  const outcomes = await Promise.allSettled([
+    rig.apply(0, arrival('account', 'INSERT', 10, { id: '10', name: 'a' })), rig.apply(1, arrival('other', 'INSERT', 11, { id: '11' })),
+  ])
+  t.deepEqual(outcomes.map(({ status }) => status), ['rejected', 'rejected'])
+  t.deepEqual(await rig.rows(positions), before)
+})
+
 test('I10 a table that is locked or missing stops its relation, and no change of another that was handed over with it waits for long', async (t) => {
   const rig = await place(t, 'create table app.other (id integer primary key)')
   await rig.apply(0, arrival('other', 'INSERT', 1, { id: '1' }))

@@ -11,10 +11,13 @@ const share = (partition: number, ...texts: string[]): Share => ({
 function broker(fails: (shares: readonly Share[], nth: number) => Error | undefined = () => undefined) {
   const requests: number[][] = []
   const logs = new Map<number, string[]>()
+  const atOnce = { now: 0, most: 0 }
   async function request(shares: readonly Share[]): Promise<bigint[]> {
     requests.push(shares.map(({ partition }) => partition))
     const error = fails(shares, requests.length)
+    atOnce.most = Math.max(atOnce.most, atOnce.now += 1)
     await new Promise(setImmediate)
+    atOnce.now -= 1
     if (error !== undefined) throw error
     return shares.map(({ partition, messages }) => {
       const log = logs.get(partition) ?? []
@@ -23,7 +26,7 @@ function broker(fails: (shares: readonly Share[], nth: number) => Error | undefi
     })
   }
   const joint = openJoint(request)
-  return { requests, logs, joint: (one: Share, bytes: number, mayGoOn = () => true) => joint(one, bytes, mayGoOn) }
+  return { requests, logs, atOnce, joint: (one: Share, bytes: number, mayGoOn = () => true) => joint(one, bytes, mayGoOn) }
 }
 
 test('what partitions hand over in one moment goes in one request, and each learns its own offset', async (t) => {
@@ -34,10 +37,11 @@ test('what partitions hand over in one moment goes in one request, and each lear
 })
 
 test('two requests are under way at most, and what is handed over meanwhile goes in the next', async (t) => {
-  const { joint, requests } = broker()
+  const { joint, requests, atOnce } = broker()
   const large = 6 << 20
-  await Promise.all([joint(share(0, 'a'), large), joint(share(1, 'b'), large), joint(share(2, 'c'), 10), joint(share(3, 'd'), 10)])
-  t.deepEqual(requests, [[0], [1, 2, 3]])
+  await Promise.all([joint(share(0, 'a'), large), joint(share(1, 'b'), large), joint(share(2, 'c'), large), joint(share(3, 'd'), 10)])
+  t.deepEqual(requests, [[0], [1], [2, 3]])
+  t.is(atOnce.most, 2)
 })
 
 test('a refused record fails its own partition only: the shares of its request go again, alone', async (t) => {
