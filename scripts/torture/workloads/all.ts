@@ -10,6 +10,7 @@ import { large } from './large.ts'
 import { partial } from './partial.ts'
 import { refused } from './refused.ts'
 import { withRepeats } from './repeats.ts'
+import { resnapshot } from './resnapshot.ts'
 import { shift } from './shift.ts'
 import { skew } from './skew.ts'
 import { spelling } from './spelling.ts'
@@ -32,6 +33,8 @@ export const WORKLOADS: Readonly<Record<string, { weight: number; open: (parts: 
   refused: { weight: 30, open: refused },
   garbage: { weight: 10, open: garbage },
   large: { weight: 3, open: large },
+  // Behind the others: the place in this list is part of what a seed means.
+  resnapshot: { weight: 40, open: repeated(resnapshot) },
 }
 
 /** The named workloads, each with random numbers of its own: one more or less changes nothing in the others. */

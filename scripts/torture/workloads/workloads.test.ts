@@ -25,6 +25,7 @@ const DAMAGE: Readonly<Record<string, string>> = {
   skew: 'delete from torture.skew where id = 3',
   refused: `insert into torture.refused (id, kind) values (0, 'a')`,
   garbage: 'create table torture.garbage (id text)',
+  resnapshot: 'update torture.resnapshot set n = n + 1 where id = (select max(id) from torture.resnapshot)',
   large: `update torture.large set body = body || 'x' where id = (select max(id) from torture.large)`,
 }
 
