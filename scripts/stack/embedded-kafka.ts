@@ -64,12 +64,13 @@ export async function embeddedKafka(options: {
   directory: string
   port?: number | undefined
   fresh?: boolean | undefined
+  environment?: Record<string, string> | undefined
   log: (line: string) => void
 }): Promise<EmbeddedKafka> {
   const [controllerPort = 0, freePort = 0] = await freePorts(2)
-  const { directory, fresh, log } = options
+  const { directory, fresh, environment, log } = options
   const place = { port: options.port ?? freePort, controllerPort }
-  return kafkaNode({ directory, fresh, log, place, settings: { 'controller.quorum.voters': `1@127.0.0.1:${controllerPort}` }, heap: KAFKA_HEAP, cluster: newCluster() })
+  return kafkaNode({ directory, fresh, environment, log, place, settings: { 'controller.quorum.voters': `1@127.0.0.1:${controllerPort}` }, heap: KAFKA_HEAP, cluster: newCluster() })
 }
 
 /** Where a node listens. */
@@ -91,6 +92,8 @@ export async function kafkaNode(options: {
   heap: readonly string[]
   cluster: string
   fresh?: boolean | undefined
+  /** Of the server, besides that of this process. */
+  environment?: Record<string, string> | undefined
   log: (line: string) => void
 }): Promise<EmbeddedKafka> {
   const { directory, place: { port } } = options
@@ -98,7 +101,7 @@ export async function kafkaNode(options: {
   mkdirSync(directory, { recursive: true })
   const properties = join(directory, 'server.properties')
   const pidFile = join(directory, 'kafka.pid')
-  const java = { program: javaProgram(), jars, directory, heap: options.heap }
+  const java = { program: javaProgram(), jars, directory, heap: options.heap, environment: options.environment ?? {} }
 
   if (existsSync(pidFile)) await endOrphan(Number(readFileSync(pidFile, 'utf8')), properties, 'SIGTERM')
   const data = join(directory, 'data')
@@ -124,7 +127,7 @@ export async function kafkaNode(options: {
   }
 }
 
-type Java = { program: string; jars: string; directory: string; heap: readonly string[] }
+type Java = { program: string; jars: string; directory: string; heap: readonly string[]; environment: Record<string, string> }
 
 function writeProperties(file: string, data: string, { place, settings }: { place: Place; settings: Readonly<Record<string, string>> }): void {
   const all = {
@@ -158,6 +161,7 @@ async function startServer(java: Java, properties: string): Promise<GuardedServe
     directory: java.directory,
     logFile,
     stopSignal: 'TERM',
+    environment: java.environment,
   })
   let running = true
   void server.exited.then(() => (running = false))

@@ -72,6 +72,8 @@ export async function embeddedPostgres(options: {
   port?: number | undefined
   programs?: string | undefined
   fresh?: boolean | undefined
+  /** Of the server, besides that of this process. */
+  environment?: Record<string, string>
 }): Promise<EmbeddedPostgres> {
   const packaged = options.programs ?? packagedPostgres()
   if (packaged === undefined) throw new Error(`npm has no embedded PostgreSQL for ${process.platform} ${process.arch}`)
@@ -89,7 +91,7 @@ export async function embeddedPostgres(options: {
 
   let server: GuardedServer | undefined
   const start = async (): Promise<void> => {
-    server = await startServer({ programs, directory, data, port, account, url: url('postgres') })
+    server = await startServer({ programs, directory, data, port, account, url: url('postgres'), environment: options.environment ?? {} })
   }
   await start()
   return {
@@ -150,6 +152,7 @@ async function startServer(how: {
   port: number
   account: Account | undefined
   url: string
+  environment: Record<string, string>
 }): Promise<GuardedServer> {
   const settings = { ...POSTGRES_SETTINGS, listen_addresses: '127.0.0.1', port: String(how.port), unix_socket_directories: '' }
   for (const end = Date.now() + START_SECONDS * 1000; ; ) {
@@ -159,6 +162,7 @@ async function startServer(how: {
       directory: how.directory,
       logFile: join(how.directory, 'postgres.log'),
       stopSignal: 'INT',
+      environment: how.environment,
       account: how.account,
     })
     if (await answers(how.url, server, end)) return server

@@ -24,14 +24,14 @@ const COPIES_OF_AN_ACK = 2
  * Starts `nodes` new nodes on 127.0.0.1 with data below `directory`. Every topic has three copies, and acks=all means two
  * of them: with three nodes one may be away. Each takes up to 384 MB of heap and about half a minute of a core to start.
  */
-export async function embeddedCluster(options: { directory: string; nodes: number; log: (line: string) => void }): Promise<EmbeddedCluster> {
+export async function embeddedCluster(options: { directory: string; nodes: number; environment?: Record<string, string> | undefined; log: (line: string) => void }): Promise<EmbeddedCluster> {
   await kafkaJars(options.log) // fetched once, where they are not there, and not by every node
   const ports = await freePorts(options.nodes * 2)
   const places = Array.from({ length: options.nodes }, (_, at): Place => ({ port: ports[at * 2] ?? 0, controllerPort: ports[at * 2 + 1] ?? 0 }))
   const settings = clusterSettings(places)
   const cluster = newCluster()
   const started = await Promise.allSettled(places.map((place, at) => kafkaNode({
-    directory: join(options.directory, `node-${at + 1}`), place, cluster, heap: HEAP, fresh: true, log: options.log,
+    directory: join(options.directory, `node-${at + 1}`), place, cluster, heap: HEAP, fresh: true, environment: options.environment, log: options.log,
     settings: { ...settings, 'node.id': String(at + 1) },
   })))
   const nodes = started.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))

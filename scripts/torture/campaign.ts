@@ -15,7 +15,7 @@ import type { Plant } from './plant.ts'
 import { openPlace, type Place, RECORD_LIMIT, type Servers } from './rig.ts'
 import { watchRoles, type Growth } from './watch.ts'
 import type { Workload } from './workload.ts'
-import { openWorkloads } from './workloads/all.ts'
+import { openWorkloads, wantsSecond } from './workloads/all.ts'
 
 export type CampaignOptions = {
   plan: Plan
@@ -57,7 +57,7 @@ export async function campaign(options: CampaignOptions): Promise<Result> {
   const { plan, progress, signal } = options
   const incidents: string[] = []
   const place = await openPlace({
-    ...options, twoDatabases: plan.twoDatabases, plants: options.plants ?? [], settings: { ...SETTINGS, ...options.settings },
+    ...options, twoDatabases: plan.twoDatabases, second: wantsSecond(plan.workloads), plants: options.plants ?? [], settings: { ...SETTINGS, ...options.settings },
     log: progress, incident: (what) => { incidents.push(what); progress(`  ! ${what}`) },
   })
   try {
@@ -73,7 +73,7 @@ export async function campaign(options: CampaignOptions): Promise<Result> {
     let wanted: string | undefined
     const enough = (): boolean => scheduled || played.accepted.size >= plan.events || performance.now() - begun > plan.minutes * 60_000
     const driving = drive({
-      listeners: place.roles.filter(({ role }) => role === 'listener').map((role) => role.url()),
+      sources: place.sources,
       workloads, wanted: () => wanted, ledger, random: seeded(plan.seed + 1), sessions: plan.sessions, rate: plan.rate, enough, signal,
     }, played).finally(() => ended.abort())
     const said = setInterval(() => progress(`  ${played.accepted.size} changes, lag ${watch.lag().toFixed(1)} s`), 10_000)
@@ -117,26 +117,30 @@ async function prepare({ target, first }: Place, workloads: readonly Workload[],
 }
 
 /** Changes without an outcome, events in an outbox, retries and receipts that are to come. */
-export async function waiting({ first, target }: { first: Sql; target: Sql }): Promise<number> {
-  const [here] = await first<{ n: number }[]>`select ((select count(*) from auditlog.pending) + (select count(*) from outbox.event))::integer as n`
+export async function waiting({ sources, target }: Pick<Place, 'sources' | 'target'>): Promise<number> {
+  let here = 0
+  for (const { sql } of sources) {
+    const [row] = await sql<{ n: number }[]>`select ((select count(*) from auditlog.pending) + (select count(*) from outbox.event))::integer as n`
+    here += row?.n ?? 0
+  }
   const [there] = await target<{ n: number }[]>`
     select ((select count(*) from inbox.applied where status = 'RETRYING') + (select count(*) from inbox.receipt)
       + (select count(*) from inbox.parked where reason in ('WAITING', 'BEHIND', 'RELATION_STOPPED', 'CLOCK_AHEAD')))::integer as n`
-  const beyond = first === target ? 0 : (await target<{ n: number }[]>`select count(*)::integer as n from outbox.event`)[0]?.n ?? 0
-  return (here?.n ?? 0) + (there?.n ?? 0) + beyond
+  const beyond = sources.some(({ sql }) => sql === target) ? 0 : (await target<{ n: number }[]>`select count(*)::integer as n from outbox.event`)[0]?.n ?? 0
+  return here + (there?.n ?? 0) + beyond
 }
 
 /** A few of them, and where they are. */
-async function someWaiting({ first, target }: { first: Sql; target: Sql }): Promise<string> {
-  const here = await first<{ what: string }[]>`
-    (select 'pending ' || seq_id as what from auditlog.pending limit 5)
-    union all (select format('outbox %s %s of %s in lane %s', kind, position, seq_id, lane) from outbox.event limit 5)`
+async function someWaiting({ sources, target }: Pick<Place, 'sources' | 'target'>): Promise<string> {
+  const here = await Promise.all(sources.map(({ origin, sql }) => sql<{ what: string }[]>`
+    (select format('pending %s:%s', ${origin}::integer, seq_id) as what from auditlog.pending limit 5)
+    union all (select format('outbox %s %s of %s:%s in lane %s', kind, position, ${origin}::integer, seq_id, lane) from outbox.event limit 5)`))
   const there = await target<{ what: string }[]>`
     (select format('%s attempt %s of %s: %s', status, attempt, seq_id, failure) as what from inbox.applied where status = 'RETRYING' limit 5)
     union all (select format('parked %s %s, key %s, waits %s, due %s', reason, seq_id, key, waits, retry_at) from inbox.parked where reason in ('REFUSED', 'WAITING', 'BEHIND', 'RELATION_STOPPED', 'CLOCK_AHEAD') limit 5)
     union all (select format('receipt of %s', seq_id) from inbox.receipt limit 5)
     union all (select format('relation %s %s', source_table, state) from outbox.relation where state <> 'ACTIVE' limit 5)`
-  return [...here, ...there].map(({ what }) => what).join('; ')
+  return [...here.flat(), ...there].map(({ what }) => what).join('; ')
 }
 
 /** Nothing waits, and still nothing does a moment later: an apply may put what it refused back into the outbox. */

@@ -7,11 +7,15 @@ import type { Random } from '../demo/random.ts'
 import type { Ledger } from './ledger.ts'
 import type { Posting, Workload } from './workload.ts'
 
+/** A source as those who post to it know it: the number of its origin, and its listeners. */
+export type Addressee = { origin: number; listeners: () => readonly string[] }
+
 /** A change that was answered with its number. Times are milliseconds since 1970: first sent, first answered. */
 export type Accepted = { hash: string; table: string; refused: boolean; sentAt: number; answeredAt: number }
 
 /** What was posted so far. `wrong` are answers that may never be. */
 export type Played = {
+  /** By origin and number, as `changeId` writes them. */
   accepted: Map<string, Accepted>
   posts: number
   /** Answers by status; `none` where there was no answer. */
@@ -22,7 +26,8 @@ export type Played = {
 }
 
 export type DriverParts = {
-  listeners: readonly string[]
+  /** Of the first source and, where there is one, of the second. */
+  sources: readonly [Addressee, ...Addressee[]]
   workloads: readonly { workload: Workload; weight: number }[]
   /** Name of the workload that a fault waits for, if one does. */
   wanted?: () => string | undefined
@@ -96,7 +101,8 @@ async function postUntilAnswered(posting: Posting, parts: DriverParts, played: P
   const answers = await Promise.all(Array.from({ length: posting.times }, async () => answerTo(posting, body, parts, played)))
   const answeredAt = now()
   await parts.ledger.write({ post: number, answers: answers.map(({ status, items }) => [status, ...items.map(({ seq_id, rejected }) => seq_id ?? `rejected ${rejected}`)]) })
-  for (const answer of answers) judge(posting, answer, { sentAt, answeredAt }, played)
+  const { origin } = addresseeOf(posting, parts)
+  for (const answer of answers) judge({ posting, origin }, answer, { sentAt, answeredAt }, played)
   if (new Set(answers.map(({ items }) => items.map(({ seq_id }) => seq_id).join())).size > 1) wrong(played, `post ${number} was answered with several numbers`)
 }
 
@@ -106,7 +112,7 @@ type Answer = { status: number; items: Item[] }
 /** Sends until something other than 503 comes back. */
 async function answerTo(posting: Posting, body: Buffer, parts: DriverParts, played: Played): Promise<Answer> {
   for (;;) {
-    const answer = await post(parts.random.pick(parts.listeners), posting.path, body, parts.random.chance(0.5)).catch(() => undefined)
+    const answer = await post(parts.random.pick(addresseeOf(posting, parts).listeners()), posting.path, body, parts.random.chance(0.5)).catch(() => undefined)
     const status = answer === undefined ? 'none' : String(answer.status)
     played.answers[status] = (played.answers[status] ?? 0) + 1
     if (answer !== undefined && answer.status !== 503) return answer
@@ -115,7 +121,7 @@ async function answerTo(posting: Posting, body: Buffer, parts: DriverParts, play
   }
 }
 
-function judge(posting: Posting, { status, items }: Answer, times: { sentAt: number; answeredAt: number }, played: Played): void {
+function judge({ posting, origin }: { posting: Posting; origin: number }, { status, items }: Answer, times: { sentAt: number; answeredAt: number }, played: Played): void {
   for (const { rejected } of items) if (rejected !== undefined) played.rejected.add(rejected)
   if (posting.form === 'garbage') {
     if (status < 400 || status >= 500 || items.some(({ seq_id }) => seq_id !== undefined)) wrong(played, `a body that is no change was answered ${status}`)
@@ -125,11 +131,23 @@ function judge(posting: Posting, { status, items }: Answer, times: { sentAt: num
     const { seq_id: seqId, reason } = items[at] ?? {}
     const { table = '', refused = false } = posting.changes[at] ?? {}
     if (seqId === undefined) return wrong(played, `a change of ${table} was answered ${status} ${reason ?? ''}`)
-    const known = played.accepted.get(seqId)
+    const id = changeId(origin, seqId)
+    const known = played.accepted.get(id)
     const hash = changeHash(text)
-    if (known === undefined) played.accepted.set(seqId, { hash, table, refused, ...times })
-    else if (known.hash !== hash) wrong(played, `two changes were answered ${seqId}`)
+    if (known === undefined) played.accepted.set(id, { hash, table, refused, ...times })
+    else if (known.hash !== hash) wrong(played, `two changes were answered ${id}`)
   })
+}
+
+function addresseeOf({ second }: Posting, { sources: [first, other] }: DriverParts): Addressee {
+  if (second !== true) return first
+  if (other === undefined) throw new Error('there is no second source to post to')
+  return other
+}
+
+/** What names a change among those of all origins. */
+export function changeId(origin: number, seqId: string): string {
+  return `${origin}:${seqId}`
 }
 
 function wrong(played: Played, what: string): void {

@@ -64,7 +64,7 @@ async function recovery({ place, watch }: HappenParts, one: Happened, stop: Abor
 
 function rigOf({ place, servers, want, signal, log }: HappenParts, { seed }: Planned, noted: Rig['noted']): Rig {
   return {
-    random: seeded(seed), log, signal, noted, want, roles: place.roles, edges: place.edges, sql: place.target, postgres: servers.postgres, kafka: servers.kafka,
+    random: seeded(seed), log, signal, noted, want, roles: place.roles, edges: place.edges, sql: place.target, postgres: servers.postgres, kafka: servers.kafka, clocks: servers.clocks,
     admin: place.admin, topic: place.topic, errorTopic: place.errorTopic, group: place.group, databaseUrl: place.urls.first,
   }
 }

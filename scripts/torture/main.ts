@@ -30,7 +30,7 @@ export async function torture(options: TortureOptions): Promise<number> {
   const planFile = options.replay ?? options.plan
   if (options.replay === undefined && options.mutants === undefined) writePlan(planFile, plan)
   tell(`seed ${plan.seed}${options.mutants === undefined ? `; the plan is in ${planFile}` : ''}`)
-  const servers = await startServers({ directory, brokers: plan.brokers, small: plan.schedule.some(({ fault }) => fault === 'disk-full'), log: tell })
+  const servers = await startServers({ directory, brokers: plan.brokers, small: planned(plan, 'disk-full'), shifted: planned(plan, 'clock-postgres', 'clock-kafka'), log: tell })
   const parts = { servers, signal, progress: tell }
   try {
     if (options.mutants !== undefined) return await mutants(options, plan.seed, parts)
@@ -64,6 +64,10 @@ function planOf(options: TortureOptions): Plan {
   const faults = options.faults === 'none' || (options.steps > 0 && options.faults === undefined) ? [] : namesOf('fault', options.faults, usual, (name) => faultOf(name) !== undefined)
   const base = { seed: options.seed ?? Math.floor(Math.random() * 2 ** 31), minutes, events, rate, sessions, brokers, twoDatabases, workloads, faults }
   return options.steps === 0 ? makePlan(base) : makeStepPlan({ ...base, steps: stepsFor(base, options.steps) })
+}
+
+function planned({ schedule }: Plan, ...faults: readonly string[]): boolean {
+  return schedule.some(({ fault }) => faults.includes(fault))
 }
 
 /** The plan, if all that it names is here; it may be of another version. */

@@ -24,6 +24,7 @@ export type KeptRole = RigRole & {
 export type KeeperParts = {
   role: Role
   name: string
+  second: boolean
   directory: string
   environment: Environment
   orders: Omit<RoleOrders, 'armed' | 'clockMs'>
@@ -40,7 +41,7 @@ const TERM_MS = 15_000
 export const CLOCK_VARIABLE = 'DELTAPOST_TORTURE_CLOCK_MS'
 
 export function keepRole(parts: KeeperParts): KeptRole {
-  const { role, name, incident } = parts
+  const { role, name, second, incident } = parts
   const orders = openOrders(parts)
   let running: RoleProcess | undefined
   let url = ''
@@ -97,7 +98,7 @@ export function keepRole(parts: KeeperParts): KeptRole {
   }
 
   return {
-    role, name,
+    role, name, second,
     url: () => url,
     pid: () => running?.pid ?? 0,
     begun: () => begun,

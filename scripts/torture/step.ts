@@ -28,7 +28,7 @@ const WORKLOAD_UNDER = { refused: 'refused', waiting: 'refused', garbage: 'garba
 
 async function killAt(rig: Rig, { name: label, seldom, under, atTarget }: Failpoint): Promise<void> {
   const kind = label.split('.')[0] ?? ''
-  const all = rig.roles.filter(({ name }) => name.startsWith(kind))
+  const all = rig.roles.filter(({ name, second }) => name.startsWith(kind) && !(second === true && under !== undefined))
   const role = rig.random.pick(atTarget === true ? all.slice(-1) : all)
   const nth = seldom === true ? 1 : 1 + rig.random.below(MOST_PASSES)
   rig.want(under && WORKLOAD_UNDER[under])

@@ -12,6 +12,8 @@ export type Posting = {
   garbage?: Buffer
   /** The table of each document, and whether the target will refuse it as it is. */
   changes: readonly { table: string; refused: boolean }[]
+  /** Sent by the second source, which has a listener and a database of its own. */
+  second?: true
   /** Rows it touches: what comes later and touches one of them waits for its answer, as the source's row locks have it. */
   rows: readonly string[]
   /** Sent so often at the same time; every answer must carry the same numbers. */

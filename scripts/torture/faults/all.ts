@@ -1,3 +1,4 @@
+import { CLOCKS } from './clock.ts'
 import { CUTS } from './cut.ts'
 import type { Fault } from './fault.ts'
 import { FREEZES } from './freeze.ts'
@@ -9,4 +10,4 @@ import { TARGETS } from './target.ts'
 
 /** Every fault by its name. */
 export const FAULTS: Readonly<Record<string, Fault>> = Object.fromEntries(
-  [...KILLS, ...FREEZES, ...SERVERS, ...CUTS, ...KAFKA, ...TARGETS, ...OTHERS].map((fault) => [fault.name, fault]))
+  [...KILLS, ...FREEZES, ...SERVERS, ...CUTS, ...KAFKA, ...TARGETS, ...OTHERS, ...CLOCKS].map((fault) => [fault.name, fault]))

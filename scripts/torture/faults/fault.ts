@@ -6,10 +6,13 @@ import type { EmbeddedKafka } from '../../stack/embedded-kafka.ts'
 import type { EmbeddedPostgres } from '../../stack/embedded-postgres.ts'
 import type { Proxy } from '../proxy.ts'
 import type { Armed } from '../role.ts'
+import type { ServerClock } from '../server-clock.ts'
 
 /** One process of a campaign: 'listener 0', 'relay 1'. */
 export type RigRole = {
   name: string
+  /** It is of the second source, which posts little: garbage, bodies of megabytes and refused rows are the first's. */
+  second?: boolean
   /** SIGKILL, then started again; resolves when it is ready. */
   kill: () => Promise<void>
   /** SIGTERM, which it must follow with code 0 in time, then started again; resolves when it is ready. */
@@ -39,6 +42,8 @@ export type Rig = {
   sql: Sql
   postgres: EmbeddedPostgres
   kafka: readonly Pick<EmbeddedKafka, 'kill' | 'start' | 'stop'>[]
+  /** Undefined where the servers have no time of day of their own. */
+  clocks: Readonly<Record<'postgres' | 'kafka', Pick<ServerClock, 'shift'>>> | undefined
   admin: (task: (admin: Admin) => Promise<unknown>) => Promise<void>
   topic: string
   errorTopic: string

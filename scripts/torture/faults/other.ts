@@ -11,7 +11,6 @@ import { microsToTimestamp } from '../../../outbox/time.ts'
 import type { Sql } from '../../../outbox/sql.ts'
 import { connectionOptions } from '../../../services/runtime/slot.ts'
 import { timeText } from '../../demo/body.ts'
-import { CLOCK_VARIABLE } from '../role-keeper.ts'
 import { between, type Fault, insist, mend, type Rig, wait } from './fault.ts'
 
 /** A connection to the database where changes are received; `rig.sql` is to the one where they are applied. */
@@ -132,22 +131,4 @@ async function answering({ sql, postgres: server }: Rig): Promise<void> {
   })
 }
 
-const SHIFTED_MS = 5_000
-const HOUR = 3_600_000
-const SHIFTS = [-HOUR, HOUR, 72 * HOUR]
-
-/** One process has another time of day than the others and the database. */
-const clock: Fault = {
-  name: 'clock', kind: 'other',
-  async happen(rig) {
-    const role = rig.random.pick(rig.roles)
-    try {
-      await role.startWith({ [CLOCK_VARIABLE]: String(rig.random.pick(SHIFTS)) })
-      await wait(rig, SHIFTED_MS)
-    } finally {
-      await role.startWith({})
-    }
-  },
-}
-
-export const OTHERS: readonly Fault[] = [snapshotHeld, poolStuck, lateCommit, diskFull, clock]
+export const OTHERS: readonly Fault[] = [snapshotHeld, poolStuck, lateCommit, diskFull]

@@ -19,9 +19,10 @@ const target: Oracle = {
 /** I10: all of it was through in time, and every process stands. */
 const liveness: Oracle = {
   name: 'liveness',
-  async judge({ notDrained, incidents, first, target: sql }) {
-    const waiting = await Promise.all([first, sql].map(async (one) => (await one<{ n: number }[]>`select count(*)::integer as n from outbox.event`)[0]?.n ?? 0))
-    const [bloat] = await first<{ event: number; lane: number }[]>`
+  async judge({ notDrained, incidents, sources, target: sql }) {
+    const outboxes = [...sources.map((source) => source.sql), sql]
+    const waiting = await Promise.all(outboxes.map(async (one) => (await one<{ n: number }[]>`select count(*)::integer as n from outbox.event`)[0]?.n ?? 0))
+    const [bloat] = await outboxes[0]!<{ event: number; lane: number }[]>`
       select pg_relation_size('outbox.event')::integer >> 20 as event, pg_relation_size('outbox.lane')::integer >> 20 as lane`
     const stopped = await sql<{ relation: string }[]>`select source_schema || '.' || source_table as relation from outbox.relation where stop_reason is not null`
     return {

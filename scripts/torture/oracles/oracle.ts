@@ -2,6 +2,7 @@ import type { Kafka } from 'kafkajs'
 import type { Sql } from 'postgres'
 
 import type { Played } from '../driver.ts'
+import type { Source } from '../rig.ts'
 import type { Growth } from '../watch.ts'
 import type { Workload } from '../workload.ts'
 
@@ -9,8 +10,9 @@ import type { Workload } from '../workload.ts'
 export type Evidence = {
   played: Played
   workloads: readonly Workload[]
-  /** Where changes were received, and where they were applied: one database or two. */
-  first: Sql
+  /** Where changes were received: the first source's database and, where there is one, the second's. */
+  sources: readonly Pick<Source, 'origin' | 'sql'>[]
+  /** Where they were applied, which may be the first one too. */
   target: Sql
   kafka: Kafka
   topic: string

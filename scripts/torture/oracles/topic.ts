@@ -4,10 +4,10 @@ import type { Kafka } from 'kafkajs'
 import { CHUNK_HEADER } from '../../../outbox/chunk.ts'
 import { decodeIdentity } from '../../../outbox/record.ts'
 import { withAdmin } from '../../../services/runtime/kafka.ts'
-import { changeHash } from '../driver.ts'
+import { changeHash, changeId } from '../driver.ts'
 
-/** A record as far as an oracle needs it; `hash` is that of the change in it, undefined for a part of one. */
-export type TopicRecord = { seqId: string; attempt: number; key: string; hash: string | undefined; partition: number; offset: bigint }
+/** A record as far as an oracle needs it; `id` is that of `changeId`, `hash` is that of the change in it, undefined for a part of one. */
+export type TopicRecord = { id: string; attempt: number; key: string; hash: string | undefined; partition: number; offset: bigint }
 
 /** Reads a topic from its first record to the last that is there now, each partition in order. Records that are not ours count as `foreign`. */
 export async function readTopic(kafka: Kafka, topic: string, onRecord: (record: TopicRecord) => void): Promise<{ records: number; foreign: number }> {
@@ -30,7 +30,7 @@ export async function readTopic(kafka: Kafka, topic: string, onRecord: (record: 
             continue
           }
           const hash = headers?.[CHUNK_HEADER] === undefined ? postedHash(value ?? Buffer.alloc(0)) : undefined
-          onRecord({ seqId: identity.seqId, attempt: identity.attempt, key: key?.toString('latin1') ?? '', hash, partition: batch.partition, offset: BigInt(offset) })
+          onRecord({ id: changeId(identity.origin, identity.seqId), attempt: identity.attempt, key: key?.toString('latin1') ?? '', hash, partition: batch.partition, offset: BigInt(offset) })
         }
         if (BigInt(batch.lastOffset()) + 1n >= (left.get(batch.partition) ?? 0n)) left.delete(batch.partition)
         if (left.size === 0) done.resolve()

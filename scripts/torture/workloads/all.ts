@@ -7,6 +7,7 @@ import type { Parts } from './document.ts'
 import { garbage } from './garbage.ts'
 import { keyless } from './keyless.ts'
 import { large } from './large.ts'
+import { origins } from './origins.ts'
 import { partial } from './partial.ts'
 import { refused } from './refused.ts'
 import { withRepeats } from './repeats.ts'
@@ -19,9 +20,9 @@ const repeated = (open: (parts: Parts) => Workload) => (parts: Parts): Workload 
 
 /**
  * The workloads of a campaign. `weight` is how often one makes the next transaction, against the others: so that about
- * one change in 200 is refused and one in 1,000 about as large as a record may be.
+ * one change in 200 is refused and one in 1,000 about as large as a record may be. `second`: it posts from two sources.
  */
-export const WORKLOADS: Readonly<Record<string, { weight: number; open: (parts: Parts) => Workload }>> = {
+export const WORKLOADS: Readonly<Record<string, { weight: number; open: (parts: Parts) => Workload; second?: true }>> = {
   churn: { weight: 300, open: repeated(churn) },
   bank: { weight: 120, open: repeated(bank) },
   append: { weight: 100, open: repeated(append) },
@@ -34,7 +35,13 @@ export const WORKLOADS: Readonly<Record<string, { weight: number; open: (parts: 
   garbage: { weight: 10, open: garbage },
   large: { weight: 3, open: large },
   // Behind the others: the place in this list is part of what a seed means.
+  origins: { weight: 80, open: repeated(origins), second: true },
   resnapshot: { weight: 40, open: repeated(resnapshot) },
+}
+
+/** One of them posts from two sources. */
+export function wantsSecond(names: readonly string[]): boolean {
+  return names.some((name) => WORKLOADS[name]?.second === true)
 }
 
 /** The named workloads, each with random numbers of its own: one more or less changes nothing in the others. */

@@ -30,7 +30,7 @@ export function keyless({ random, clock }: Parts): Workload {
     name: 'keyless',
     tables: '',
     next: () => mixed(Array.from({ length: sizeOf(random) }, change), random),
-    faults: (sql) => unlikeCounts(sql, [...table.rows.values()]),
+    faults: (sql) => unlikeCounts(sql, 'keyless', ['x', 'y', 'z'], [...table.rows.values()]),
   }
 }
 
@@ -42,23 +42,23 @@ function value(random: Random): string | null {
   return random.chance(0.25) ? null : random.pick(VALUES)
 }
 
-/** Rows that are there more or less often than they must be. A column that never had a value need not be there. */
-async function unlikeCounts(sql: Sql, expected: readonly SourceRow[]): Promise<string[]> {
+/** Rows of a table without a key that are there more or less often than they must be. A column that never had a value need not be there. */
+export async function unlikeCounts(sql: Sql, table: string, columns: readonly string[], expected: readonly SourceRow[]): Promise<string[]> {
   const counts = new Map<string, number>()
-  for (const { x = null, y = null, z = null } of expected) {
-    const image = JSON.stringify([x, y, z])
+  for (const row of expected) {
+    const image = JSON.stringify(columns.map((column) => row[column] ?? null))
     counts.set(image, (counts.get(image) ?? 0) - 1)
   }
-  const [there] = await sql<{ is: boolean }[]>`select to_regclass('torture.keyless') is not null as is`
+  const [there] = await sql<{ is: boolean }[]>`select to_regclass(${`torture.${table}`}) is not null as is`
   const found = there?.is === true
-    ? await sql<{ x: string | null; y: string | null; z: string | null; copies: number }[]>`
-      select r->>'x' as x, r->>'y' as y, r->>'z' as z, count(*)::integer as copies
-      from torture.keyless t cross join lateral (select to_jsonb(t) as r) as one group by 1, 2, 3`
+    ? await sql<{ image: (string | null)[]; copies: number }[]>`
+      select (select jsonb_agg(to_jsonb(t) ->> c.name order by c.place) from unnest(${columns}::text[]) with ordinality as c(name, place)) as image, count(*)::integer as copies
+      from ${sql(`torture.${table}`)} t group by 1`
     : []
-  for (const { x, y, z, copies } of found) {
-    const image = JSON.stringify([x, y, z])
+  for (const { image: values, copies } of found) {
+    const image = JSON.stringify(values)
     counts.set(image, (counts.get(image) ?? 0) + copies)
   }
   const wrong = [...counts].filter(([, surplus]) => surplus !== 0)
-  return wrong.slice(0, SHOWN).map(([image, surplus]) => `keyless: the row ${image} is there ${Math.abs(surplus)} times too ${surplus > 0 ? 'often' : 'seldom'}`)
+  return wrong.slice(0, SHOWN).map(([image, surplus]) => `${table}: the row ${image} is there ${Math.abs(surplus)} times too ${surplus > 0 ? 'often' : 'seldom'}`)
 }

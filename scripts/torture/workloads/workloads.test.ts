@@ -1,10 +1,20 @@
 import test from 'ava'
+import type { Sql } from 'postgres'
+import { shipReceipts } from '../../../services/consumer/receipts.ts'
+import { pairDatabases } from '../../../services/jobs/migrate.ts'
+import { runRelay } from '../../../services/relay/main.ts'
+import { readConfig } from '../../../services/runtime/config.ts'
+import { openLog } from '../../../services/runtime/log.ts'
+import { openSlot } from '../../../services/runtime/slot.ts'
+import { openLocalWake } from '../../../services/runtime/wake.ts'
+import { connect, freshDatabase } from '../../../test/support/database.ts'
+import { brokers } from '../../../test/support/kafka.ts'
 import { startListener } from '../../../test/support/listener.ts'
 import { until } from '../../../test/support/until.ts'
 import { openWay } from '../../../test/support/way.ts'
 import type { Way } from '../../../test/support/way.ts'
 import { seeded } from '../../demo/random.ts'
-import { drive } from '../driver.ts'
+import { changeId, drive } from '../driver.ts'
 import type { Played } from '../driver.ts'
 import type { Posting, SourceClock, Workload } from '../workload.ts'
 import { WORKLOADS, openWorkloads } from './all.ts'
@@ -12,6 +22,8 @@ import { WORKLOADS, openWorkloads } from './all.ts'
 const CHANGES = 2_000
 const SEED = Number(process.env['TORTURE_SEED'] ?? 5)
 const NAMES = Object.keys(WORKLOADS)
+/** The origin of the second source. */
+const SECOND = 2
 
 /** One row less or other than it must be, for each workload. */
 const DAMAGE: Readonly<Record<string, string>> = {
@@ -25,6 +37,7 @@ const DAMAGE: Readonly<Record<string, string>> = {
   skew: 'delete from torture.skew where id = 3',
   refused: `insert into torture.refused (id, kind) values (0, 'a')`,
   garbage: 'create table torture.garbage (id text)',
+  origins: `delete from torture.origin_lines where ctid = (select min(ctid) from torture.origin_lines)`,
   resnapshot: 'update torture.resnapshot set n = n + 1 where id = (select max(id) from torture.resnapshot)',
   large: `update torture.large set body = body || 'x' where id = (select max(id) from torture.large)`,
 }
@@ -38,6 +51,33 @@ function sourceClock(): SourceClock {
   return () => (last += 1)
 }
 
+/** A second source, as a campaign has one: a database of its own whose relay publishes to the same topic, and which is told the outcomes. */
+async function openSecond(): Promise<{ url: string; sql: Sql; stop: () => Promise<void> }> {
+  const { url, drop } = await freshDatabase()
+  const sql = connect(url)
+  await sql`update outbox.database set origin = ${SECOND}`
+  await pairDatabases(url, way.url, () => undefined)
+  const stopping = new AbortController()
+  const { signal } = stopping
+  const [first, target] = [openSlot({ url, name: 'receipts' }), openSlot({ url: way.url, name: 'receipts' })]
+  const environment = { DATABASE_URL: url, KAFKA_BROKERS: brokers().join(), TOPIC: way.topic }
+  const roles = [
+    runRelay({ config: readConfig(environment), log: openLog('relay', 'silent'), signal, wake: openLocalWake() }),
+    shipReceipts({ first, target, holder: 'second', signal, log: openLog('consumer', 'silent') }),
+  ]
+  const listener = await startListener(url, { topic: way.topic })
+  return {
+    url: listener.url, sql,
+    async stop() {
+      await listener.stop()
+      stopping.abort()
+      await Promise.all(roles)
+      await Promise.all([first.close(), target.close(), sql.end({ timeout: 5 })])
+      await drop()
+    },
+  }
+}
+
 test.before('all workloads are played at once, through a listener, a relay and a consumer', async (t) => {
   t.timeout(120_000)
   way = await openWay({ two: false, settings: { RETRY_BACKOFF_MS: '50' } })
@@ -47,16 +87,17 @@ test.before('all workloads are played at once, through a listener, a relay and a
   workloads = opened.map(({ workload }) => workload)
   for (const { tables } of workloads) if (tables !== '') await way.target.unsafe(tables)
   const listener = await startListener(way.url, { topic: way.topic })
+  const second = await openSecond()
   await drive({
-    listeners: [listener.url], workloads: workloads.map((workload) => ({ workload, weight: workload.name === 'large' ? 0.1 : 1 })),
+    sources: [{ origin: 1, listeners: () => [listener.url] }, { origin: SECOND, listeners: () => [second.url] }], workloads: workloads.map((workload) => ({ workload, weight: workload.name === 'large' ? 0.1 : 1 })),
     ledger: { write: async () => undefined, close: async () => undefined }, random: seeded(SEED), sessions: 16, rate: 100_000,
     enough: () => played.accepted.size >= CHANGES, signal: AbortSignal.timeout(100_000),
   }, played)
-  await until(async () => (await way.first`
+  await until(async () => (await second.sql`select from auditlog.pending union all select from outbox.event limit 1`).length === 0 && (await way.first`
     select from auditlog.pending union all select from outbox.event union all select from inbox.applied where status = 'RETRYING'
     union all select from inbox.parked where retry_at is not null limit 1`).length === 0,
   { within: 60_000, what: 'nothing pending and no retry left' })
-  await listener.stop()
+  await Promise.all([listener.stop(), second.stop()])
 })
 
 test.after.always(() => way?.close())
@@ -77,13 +118,13 @@ for (const name of NAMES) {
 }
 
 test('what the torture workloads call refused was refused, unless a newer image came first, and nothing else was', async (t) => {
-  const outcomes = await way.target<{ seq_id: string; status: string; failure: string | null }[]>`
-    select seq_id, status, failure from inbox.applied where status in ('PARKED', 'FAILED') and coalesce(failure, '') not like 'KEY_SHIFT%'`
-  t.deepEqual(outcomes.filter(({ seq_id: seqId }) => played.accepted.get(seqId)?.refused !== true), [])
-  const failed = new Set(outcomes.map(({ seq_id: seqId }) => seqId))
-  const marked = [...played.accepted].filter(([, { refused }]) => refused).map(([seqId]) => seqId)
-  const superseded = await way.target<{ seq_id: string }[]>`select seq_id from inbox.applied where status = 'SUPERSEDED'`
-  t.deepEqual(marked.filter((seqId) => !failed.has(seqId) && !superseded.some(({ seq_id: other }) => other === seqId)), [])
+  const outcomes = await way.target<{ origin: number; seq_id: string; status: string; failure: string | null }[]>`
+    select origin, seq_id, status, failure from inbox.applied where status in ('PARKED', 'FAILED') and coalesce(failure, '') not like 'KEY_SHIFT%'`
+  t.deepEqual(outcomes.filter(({ origin, seq_id: seqId }) => played.accepted.get(changeId(origin, seqId))?.refused !== true), [])
+  const failed = new Set(outcomes.map(({ origin, seq_id: seqId }) => changeId(origin, seqId)))
+  const marked = [...played.accepted].filter(([, { refused }]) => refused).map(([id]) => id)
+  const superseded = new Set((await way.target<{ origin: number; seq_id: string }[]>`select origin, seq_id from inbox.applied where status = 'SUPERSEDED'`).map(({ origin, seq_id: seqId }) => changeId(origin, seqId)))
+  t.deepEqual(marked.filter((id) => !failed.has(id) && !superseded.has(id)), [])
 })
 
 test('the weights of the torture workloads give one refused change in 200, and one in 1,000 that is as large as a record', (t) => {
