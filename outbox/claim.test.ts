@@ -3,6 +3,7 @@ import { freshDatabase } from '../test/support/database.ts'
 import { outboxConnection } from '../test/support/events.ts'
 import { until } from '../test/support/until.ts'
 import { announce, claimLanes, releaseLanes, renewLanes, withdraw } from './claim.ts'
+import { endWaits } from './step-back.ts'
 import type { Sql } from './sql.ts'
 
 async function given(t: { teardown: (end: () => Promise<void>) => void }, connections: number): Promise<Sql[]> {
@@ -55,10 +56,37 @@ test('I5 the same relay cannot use an earlier claim of its own', async (t) => {
 
 test('the living are counted; who withdrew or died is not', async (t) => {
   const [sql] = await given(t, 1) as [Sql]
-  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 1 })
-  t.deepEqual(await announce(sql, 'b', 60_000), { lanes: 72, living: 2 })
-  await announce(sql, 'dead', 0)
-  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 2 })
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 1, back: false })
+  t.deepEqual(await announce(sql, 'b', 60_000), { lanes: 72, living: 2, back: false })
+  await sql`insert into outbox.relay (holder, alive_until) values ('dead', now())`
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 2, back: false })
   await withdraw(sql, 'b')
-  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 1 })
+  t.deepEqual(await announce(sql, 'a', 60_000), { lanes: 72, living: 1, back: false })
+})
+
+test('I10 a relay notices that the clock of the database stepped back by an hour, once, and a lane that another left then is free within two leases', async (t) => {
+  const [sql] = await given(t, 1) as [Sql]
+  await announce(sql, 'a', 500)
+  await announce(sql, 'died', 500)
+  await claimLanes(sql, 'died', 72, 500)
+  // What was written an hour ahead, with the clock that is now.
+  await sql`update outbox.relay set alive_until = alive_until + interval '1 hour'`
+  await sql`update outbox.lane set held_until = held_until + interval '1 hour'`
+  t.true((await announce(sql, 'a', 500)).back)
+  t.false((await announce(sql, 'b', 500)).back, 'it was found')
+  await endWaits(sql, 500)
+  await until(async () => (await claimLanes(sql, 'a', 72, 60_000)).length === 72, { within: 5_000 })
+  await until(async () => (await announce(sql, 'a', 500)).living <= 2, { within: 5_000 })
+})
+
+test('I10 after a step back of the database what waited for a moment is due now, and leases of those who live stay theirs', async (t) => {
+  const [sql] = await given(t, 1) as [Sql]
+  const mine = await claimLanes(sql, 'a', 72, 60_000)
+  await sql`insert into outbox.event (lane, position, seq_id, bytes, due_at) values (10000, 1, 1, 1, now() + interval '1 hour')`
+  await sql`insert into inbox.shipper (origin, holder, held_until) values (1, 'x', now() + interval '1 hour')`
+  await endWaits(sql, 2_000)
+  t.is((await sql`select from outbox.event where due_at <= clock_timestamp()`).length, 1)
+  t.is((await sql`select from inbox.shipper where held_until <= clock_timestamp()`).length, 1)
+  t.is((await sql`select from outbox.lane where held_until > now() + interval '3 s'`).length, 0)
+  t.is((await renewLanes(sql, 'a', mine, 60_000)).length, 72)
 })

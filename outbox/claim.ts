@@ -8,14 +8,23 @@ export type Claim = { lane: number; term: string; floor: string }
  * Says that `holder` is alive for `aliveMs` more and returns how many relays are, and how many lanes there are to share.
  *
  * ceil(lanes / living) is the fair share: with it no relay has to know of any other by name.
+ *
+ * `back`: the clock of the database has stepped back, since some relay said that it is alive for longer than any does. What
+ * the others said by the clock of then is put right here, so that one of them finds it; the rest is for endWaits.
  */
-export async function announce(sql: Sql, holder: string, aliveMs: number): Promise<{ lanes: number; living: number }> {
-  const [row] = await sql<{ lanes: number; living: number }[]>`
-    with me as (
+export async function announce(sql: Sql, holder: string, aliveMs: number): Promise<{ lanes: number; living: number; back: boolean }> {
+  const [row] = await sql<{ lanes: number; living: number; back: boolean }[]>`
+    with far as materialized (
+      select r.holder from outbox.relay r where r.alive_until > now() + ${aliveMs}::integer * interval '2 ms'
+    ), others as (
+      update outbox.relay r set alive_until = now() + ${aliveMs}::integer * interval '1 ms'
+      from (select x.holder from outbox.relay x where x.holder in (select far.holder from far) and x.holder <> ${holder} for update skip locked) as x
+      where r.holder = x.holder
+    ), me as (
       insert into outbox.relay (holder, alive_until) values (${holder}, now() + ${aliveMs}::integer * interval '1 ms')
       on conflict (holder) do update set alive_until = excluded.alive_until
     )
-    select (select count(*)::integer from outbox.lane) as lanes,
+    select (select count(*)::integer from outbox.lane) as lanes, exists (select from far) as back,
            (select count(*)::integer + 1 from outbox.relay r where r.holder <> ${holder} and r.alive_until > now()) as living`
   if (row === undefined) throw new Error('an aggregate without a row')
   return row

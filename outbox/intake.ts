@@ -34,6 +34,9 @@ export const BIG_CHANGE = 1 << 20
  * The transaction id is taken before the first number (F3 of the faults seen: a floor could pass a number whose
  * transaction has none). Keys go in in their own order, or two groups with the same keys deadlock. A change above
  * BIG_CHANGE must be a group of one.
+ *
+ * received_at is by the clock of the database. Where that is behind the TIME of a change and the clock of this process is
+ * not, TIME and this process are believed: a TIME counts as ahead only where both clocks say so (docs/decisions/0014).
  */
 export async function insertGroup(sql: Sql, changes: readonly Accepted[]): Promise<Inserted[]> {
   const [first] = changes
@@ -65,9 +68,10 @@ export async function insertGroup(sql: Sql, changes: readonly Accepted[]): Promi
       from item join fresh on fresh.seq_id = item.seq_id and fresh.event_key = item.event_key
     ), logged as (
       insert into auditlog.producer_log (seq_id, origin, topicname, source, schema_name, table_name, operation,
-        producer_payload, clean_payload, dialect, row_key, source_time, epoch, traceparent)
+        producer_payload, clean_payload, dialect, row_key, source_time, received_at, epoch, traceparent)
       select n.seq_id, d.origin, n.topic, n.source, n.schema_name, n.table_name, n.operation, n.change::json, n.clean_change,
-        n.dialect, n.row_key, n.source_time, coalesce(r.epoch, 1), n.traceparent
+        n.dialect, n.row_key, n.source_time, greatest(clock_timestamp(), least(n.source_time, ${new Date().toISOString()}::timestamptz)),
+        coalesce(r.epoch, 1), n.traceparent
       from numbered n cross join outbox.database d
       left join outbox.relation r on r.source_schema = n.schema_name and r.source_table = n.table_name
       order by n.seq_id

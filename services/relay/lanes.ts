@@ -1,5 +1,6 @@
 import { announce, claimLanes, releaseLanes, renewLanes, withdraw } from '../../outbox/claim.ts'
 import type { Claim } from '../../outbox/claim.ts'
+import { endWaits } from '../../outbox/step-back.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Slot } from '../runtime/slot.ts'
 import type { Past, Strand } from './strand.ts'
@@ -50,6 +51,7 @@ export type Lanes = { held: Map<number, HeldLane>; tick: () => Promise<void>; gi
 export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => void; signal: AbortSignal; log: Log }): Lanes {
   const { slot, holder, log } = parts
   const held = new Map<number, HeldLane>()
+  let steppedBack = false
 
   async function renew(): Promise<void> {
     const before = [...held.values()]
@@ -94,7 +96,13 @@ export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => vo
     held,
     async tick() {
       await renew()
-      const { lanes, living } = await slot.run((sql) => announce(sql, holder, LEASE))
+      const { lanes, living, back } = await slot.run((sql) => announce(sql, holder, LEASE))
+      steppedBack ||= back
+      if (steppedBack) {
+        await slot.run((sql) => endWaits(sql, LEASE))
+        steppedBack = false
+        log.warn('the clock of the database has stepped back; what waited by the clock before is due now')
+      }
       const share = Math.ceil(lanes / living)
       await leave(share)
       await claim(share - held.size)
