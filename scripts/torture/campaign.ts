@@ -1,6 +1,5 @@
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Sql } from 'postgres'
 
 import { seeded } from '../demo/random.ts'
 import { drive, type Played } from './driver.ts'

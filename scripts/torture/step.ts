@@ -28,7 +28,8 @@ const WORKLOAD_UNDER = { refused: 'refused', waiting: 'refused', garbage: 'garba
 
 async function killAt(rig: Rig, { name: label, seldom, under, atTarget }: Failpoint): Promise<void> {
   const kind = label.split('.')[0] ?? ''
-  const all = rig.roles.filter(({ name, second }) => name.startsWith(kind) && !(second === true && under !== undefined))
+  const rare = under !== undefined && kind !== 'consumer' // consumers share the topic, whatever source they tell
+  const all = rig.roles.filter(({ name, second }) => name.startsWith(kind) && !(second === true && rare))
   const role = rig.random.pick(atTarget === true ? all.slice(-1) : all)
   const nth = seldom === true ? 1 : 1 + rig.random.below(MOST_PASSES)
   rig.want(under && WORKLOAD_UNDER[under])
