@@ -1,5 +1,5 @@
 import { CLOCK_VARIABLE } from '../role-keeper.ts'
-import { type Fault, type Rig, wait } from './fault.ts'
+import { anyOf, type Fault, type Rig, wait } from './fault.ts'
 
 const SHIFTED_MS = 5_000
 const HOUR = 3_600_000
@@ -20,7 +20,10 @@ const clock: Fault = {
   },
 }
 
-/** The clock of a server steps while it runs, and steps back: once against the clock of all others, and once against what it wrote itself. */
+/**
+ * The clock of a server steps while it runs, and steps back: once against the clock of all others, and once against what it
+ * wrote itself. Half of the time a relay dies at that moment, and nobody renews by the right clock what it held by the other.
+ */
 function stepped(server: keyof NonNullable<Rig['clocks']>): Fault {
   const name = `clock-${server}`
   return {
@@ -34,7 +37,9 @@ function stepped(server: keyof NonNullable<Rig['clocks']>): Fault {
       try {
         await wait(rig, SHIFTED_MS)
       } finally {
+        const dying = rig.random.chance(0.5) ? anyOf(rig, 'relay').kill() : undefined
         its.shift(0)
+        await dying
       }
     },
   }
