@@ -79,7 +79,7 @@ type Started = { container: StartedTestContainer; address: string }
 async function startPostgres(options: StackOptions, secret: string): Promise<Started> {
   const { GenericContainer, Wait } = await import('testcontainers')
   const [port = 0] = options.postgresPort === undefined ? await freePorts(1) : [options.postgresPort]
-  const settings = Object.entries(POSTGRES_SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+  const settings = Object.entries({ ...POSTGRES_SETTINGS, ...options.postgresSettings }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   const container = new GenericContainer('postgres:18')
     .withEnvironment({ POSTGRES_PASSWORD: secret, POSTGRES_DB: 'deltapost', POSTGRES_INITDB_ARGS: '--encoding=UTF8 --locale=C' })
     .withCommand(['postgres', ...settings])

@@ -74,6 +74,8 @@ export async function embeddedPostgres(options: {
   fresh?: boolean | undefined
   /** Of the server, besides that of this process. */
   environment?: Record<string, string>
+  /** Over those of every development server. */
+  settings?: Readonly<Record<string, string>> | undefined
 }): Promise<EmbeddedPostgres> {
   const packaged = options.programs ?? packagedPostgres()
   if (packaged === undefined) throw new Error(`npm has no embedded PostgreSQL for ${process.platform} ${process.arch}`)
@@ -91,7 +93,7 @@ export async function embeddedPostgres(options: {
 
   let server: GuardedServer | undefined
   const start = async (): Promise<void> => {
-    server = await startServer({ programs, directory, data, port, account, url: url('postgres'), environment: options.environment ?? {} })
+    server = await startServer({ programs, directory, data, port, account, settings: options.settings, url: url('postgres'), environment: options.environment ?? {} })
   }
   await start()
   return {
@@ -151,10 +153,11 @@ async function startServer(how: {
   data: string
   port: number
   account: Account | undefined
+  settings: Readonly<Record<string, string>> | undefined
   url: string
   environment: Record<string, string>
 }): Promise<GuardedServer> {
-  const settings = { ...POSTGRES_SETTINGS, listen_addresses: '127.0.0.1', port: String(how.port), unix_socket_directories: '' }
+  const settings = { ...POSTGRES_SETTINGS, ...how.settings, listen_addresses: '127.0.0.1', port: String(how.port), unix_socket_directories: '' }
   for (const end = Date.now() + START_SECONDS * 1000; ; ) {
     const server = await startGuarded({
       command: join(how.programs, 'bin', 'postgres'),

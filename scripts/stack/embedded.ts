@@ -21,7 +21,7 @@ export const embeddedWay: Way = {
 async function startEmbedded(options: StackOptions): Promise<Servers> {
   const directory = join(options.directory, 'embedded')
   const started = await Promise.allSettled([
-    embeddedPostgres({ directory: join(directory, 'postgres'), port: options.postgresPort, fresh: options.fresh }),
+    embeddedPostgres({ directory: join(directory, 'postgres'), port: options.postgresPort, fresh: options.fresh, settings: options.postgresSettings }),
     embeddedKafka({ directory: join(directory, 'kafka'), port: options.kafkaPort, fresh: options.fresh, log: options.log }),
   ])
   const [postgresServer, kafka] = started

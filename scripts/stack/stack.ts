@@ -16,6 +16,8 @@ export type StackOptions = {
   way?: WayName
   postgresPort?: number
   kafkaPort?: number
+  /** Of PostgreSQL, over those of every development server; a server of the environment keeps its own. */
+  postgresSettings?: Readonly<Record<string, string>>
   /** Where DATABASE_URL, KAFKA_BROKERS and DELTAPOST_STACK are looked up; the process's by default. */
   environment?: Record<string, string | undefined>
   log: (line: string) => void
