@@ -12,12 +12,14 @@ export function latencyOf(values: readonly number[]): Latency {
 
 /**
  * From the moment a change was due, which is its TIME, to the moment the apply wrote its outcome, both by clocks of this
- * machine. The outcome is written some milliseconds before its commit makes row and outcome visible together.
+ * machine. The outcome is written some milliseconds before its commit makes row and outcome visible together. Where the
+ * server remembers commits (beside peers it does), it is to that commit.
  */
 export async function dueToApplied(sql: Sql, aboveSeqId: bigint): Promise<Latency> {
   const [row] = await sql<Latency[]>`
     select q[1] as p50, q[2] as p95, q[3] as p99, q[4] as p999, q[5] as max from (
-      select percentile_disc(array[0.5, 0.95, 0.99, 0.999, 1]) within group (order by extract(epoch from a.applied_at - p.source_time)::float8 * 1000) as q
+      select percentile_disc(array[0.5, 0.95, 0.99, 0.999, 1]) within group (order by extract(epoch from
+        case when current_setting('track_commit_timestamp')::boolean then pg_xact_commit_timestamp(a.xmin) else a.applied_at end - p.source_time)::float8 * 1000) as q
       from auditlog.producer_log p join inbox.applied a on a.origin = p.origin and a.seq_id = p.seq_id
       where p.seq_id > ${aboveSeqId.toString()}
     ) x`

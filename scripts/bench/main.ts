@@ -15,6 +15,9 @@ import { conditionsOf } from './conditions.ts'
 import { endToEnd } from './end-to-end.ts'
 import { idle } from './idle.ts'
 import { naive, NAIVE_RATIOS } from './naive.ts'
+import { PEER_SETTINGS } from './peers/pair.ts'
+import { measurePeers, type NotRun, peerRatios } from './peers/peers.ts'
+import { showPeers } from './peers/table.ts'
 import { pipeline, PIPELINE_RATIOS } from './pipeline.ts'
 import type { Bench } from './place.ts'
 import { post, POST_RATIOS } from './post.ts'
@@ -40,10 +43,15 @@ export async function bench(scenarios: readonly string[], options: BenchOptions)
   const directory = mkdtempSync(join(tmpdir(), 'deltapost-bench-'))
   // PostgreSQL runs under another account where we are root.
   chmodSync(directory, 0o755)
-  const stack = await startStack({ directory, fresh: true, environment: processEnvironment(), log: tell })
+  const stack = await startStack({
+    directory, fresh: true, environment: processEnvironment(), log: tell,
+    // Peers need settings of their own and processes whose CPU time can be read; ours is measured with the same.
+    ...(options.peers === undefined ? {} : { way: 'embedded' as const, postgresSettings: PEER_SETTINGS }),
+  })
   try {
-    const report = await measureAll(scenarios, options, stack, directory, signal)
+    const { report, notRun } = await measureAll(scenarios, options, stack, directory, signal)
     showReport(report)
+    if (options.peers !== undefined) showPeers(report.runs, options.rate, notRun)
     if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
     const dropped = earlier === undefined ? false : showComparison(report, earlier)
     return dropped || report.runs.some(({ faults }) => faults.length > 0) ? 3 : 0
@@ -56,7 +64,7 @@ export async function bench(scenarios: readonly string[], options: BenchOptions)
   }
 }
 
-async function measureAll(scenarios: readonly string[], options: BenchOptions, stack: Stack, directory: string, signal: AbortSignal): Promise<Report> {
+async function measureAll(scenarios: readonly string[], options: BenchOptions, stack: Stack, directory: string, signal: AbortSignal): Promise<{ report: Report; notRun: NotRun[] }> {
   const sql = postgres(stack.databaseUrl, { max: 1, onnotice: () => {} })
   const runs: Measured[] = []
   try {
@@ -69,13 +77,14 @@ async function measureAll(scenarios: readonly string[], options: BenchOptions, s
       kafkaData: stack.way === 'embedded' ? join(directory, 'embedded', 'kafka', 'data') : undefined,
     }
     writeFileSync(parts.logFile, '')
-    for (const name of scenarios) {
-      await RUNS[name]?.(parts, (run) => {
-        runs.push(run)
-        tell(`  ${Math.round(run.perSecond)} changes/s${run.faults.length === 0 ? '' : `, worth nothing: ${run.faults[0]}`} (${nameOf(run)})`)
-      })
+    const keep = (run: Measured): void => {
+      runs.push(run)
+      tell(`  ${Math.round(run.perSecond)} changes/s${run.faults.length === 0 ? '' : `, worth nothing: ${run.faults[0]}`} (${nameOf(run)})`)
     }
-    return { conditions, runs, ratios: ratiosOf(runs, RATIOS) }
+    for (const name of scenarios) await RUNS[name]?.(parts, keep)
+    const notRun = options.peers === undefined ? [] : await measurePeers(parts, options.peers, directory, keep)
+    const rules = [...RATIOS, ...(options.peers === undefined ? [] : peerRatios(options.rate))]
+    return { report: { conditions, runs, ratios: ratiosOf(runs, rules) }, notRun }
   } finally {
     await sql.end({ timeout: 5 })
   }

@@ -1,6 +1,7 @@
 import { readdirSync, statSync } from 'node:fs'
 import { loadavg } from 'node:os'
 import { join } from 'node:path'
+import type { Sql } from 'postgres'
 
 import type { Latency } from './latency.ts'
 import type { Place } from './place.ts'
@@ -10,23 +11,37 @@ import { allProcesses, peakOf, statOf } from '../stack/server-process.ts'
 /** Linux counts the time of processes in hundredths of a second, whatever the kernel's own clock is. */
 const TICKS = 100
 
+/** Whose counters are read: a place, or two databases on two servers with a peer between them. */
+export type Counted = Pick<Place, 'sql' | 'servers' | 'roles'> & {
+  second?: { sql: Sql; postgres: number | undefined }
+  peer?: { name: string; pid: number }
+}
+
 /** Where the counters stand at one moment. */
 export type Reading = { at: number; cpu: Partial<Record<Group, number>>; wal: bigint }
 
-export async function takeReading(place: Place): Promise<Reading> {
-  const [row] = await place.sql<{ lsn: string }[]>`select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::text as lsn`
+export async function takeReading(place: Counted): Promise<Reading> {
+  const wal = await walOf(place.sql) + (place.second === undefined ? 0n : await walOf(place.second.sql))
   const cpu: Reading['cpu'] = { bench: (process.cpuUsage().user + process.cpuUsage().system) / 1e6 }
   const { postgres, kafka } = place.servers
-  if (postgres !== undefined) cpu.postgres = secondsOfTree(postgres)
+  const { second, peer } = place
+  if (postgres !== undefined) cpu.postgres = secondsOfTree(postgres) + (second?.postgres === undefined ? 0 : secondsOfTree(second.postgres))
   const broker = kafka === undefined ? undefined : secondsOf(kafka, false)
   if (broker !== undefined) cpu.kafka = broker
   const roles = place.roles.map(({ pid }) => secondsOf(pid, false))
   if (roles.length > 0 && roles.every((seconds) => seconds !== undefined)) cpu.ours = roles.reduce((sum, seconds) => sum + seconds, 0)
-  return { at: performance.now(), cpu, wal: BigInt(row?.lsn ?? 0) }
+  const theirs = peer === undefined ? undefined : secondsOf(peer.pid, false)
+  if (theirs !== undefined) cpu.peer = theirs
+  return { at: performance.now(), cpu, wal }
+}
+
+async function walOf(sql: Sql): Promise<bigint> {
+  const [row] = await sql<{ lsn: string }[]>`select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::text as lsn`
+  return BigInt(row?.lsn ?? 0)
 }
 
 /** What one run comes to: `changes` between the two readings, of which `seconds` are those the rate is taken from. */
-export function measuredBetween(place: Place, before: Reading, after: Reading, run: {
+export function measuredBetween(place: Counted, before: Reading, after: Reading, run: {
   scenario: string; variant: string; repeat: number; changes: number; seconds: number; faults: string[]
   latency?: Latency; more?: Record<string, number>; kafkaBytes?: number
 }): Measured {
@@ -46,8 +61,9 @@ export function measuredBetween(place: Place, before: Reading, after: Reading, r
   }
 }
 
-function peaks(place: Place): Record<string, number> {
-  const named = [...place.roles.map(({ role, pid }) => ({ name: String(role), pid })), { name: 'kafka', pid: place.servers.kafka ?? 0 }]
+function peaks(place: Counted): Record<string, number> {
+  const programs = [...place.roles.map(({ role, pid }) => ({ name: String(role), pid })), ...(place.peer === undefined ? [] : [place.peer])]
+  const named = [...programs, { name: 'kafka', pid: place.servers.kafka ?? 0 }]
   return Object.fromEntries(named.flatMap(({ name, pid }) => {
     const bytes = peakOf(pid)
     return bytes === undefined ? [] : [[name, bytes]]

@@ -45,7 +45,7 @@ export async function faultsOf(sql: Sql, expected: Expected): Promise<string[]> 
 }
 
 /** Every row of the target against the model, by its content; the rows themselves are never shown. */
-async function wrongRows(sql: Sql, model: ReadonlyMap<number, number>, bytes: number): Promise<string[]> {
+export async function wrongRows(sql: Sql, model: ReadonlyMap<number, number>, bytes: number): Promise<string[]> {
   const faults: string[] = []
   let rows = 0
   let wrong = 0

@@ -20,7 +20,7 @@ const HOT_ROWS = 10
 /** The relay's channel, which the listener rings. */
 export const WAKE_CHANNEL = 'deltapost_wake'
 /** Changes in front of a run at a rate, which are not counted: both programs are compiled while they run. */
-const WARM_UP_SECONDS = 3
+export const WARM_UP_SECONDS = 3
 
 /** Of the same bench, repeat by repeat. */
 export const PIPELINE_RATIOS: readonly RatioRule[] = [
@@ -45,7 +45,7 @@ export async function pipeline(bench: Bench, keep: (run: Measured) => void): Pro
 type Drain = { variant: string; bytes: number; repeat: number; oldSnapshot?: boolean }
 
 /** The clock is the database's, from the first ack to the last outcome. */
-async function drain(bench: Bench, how: Drain, steps: readonly Step[]): Promise<Measured> {
+export async function drain(bench: Bench, how: Drain, steps: readonly Step[]): Promise<Measured> {
   const { variant, bytes, repeat } = how
   const place = await openPlace(bench)
   const snapshot = how.oldSnapshot === true ? await holdSnapshot(place) : undefined
@@ -97,7 +97,7 @@ export async function everythingApplied(bench: Bench, place: Place, changes: num
  * An open loop: each change is put into the outbox when it is due, whether earlier ones are through or not, and its TIME
  * is when it was due, so that whatever delays it counts.
  */
-async function atRate(bench: Bench, bytes: number, repeat: number, rate: number, seconds: number): Promise<Measured> {
+export async function atRate(bench: Bench, bytes: number, repeat: number, rate: number, seconds: number): Promise<Measured> {
   const place = await openPlace(bench)
   const log = openLog('bench', 'warn')
   const wake = openWake({ url: place.databaseUrl, channel: WAKE_CHANNEL, name: 'bench', log })

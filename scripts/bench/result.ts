@@ -30,8 +30,9 @@ export type Measured = {
 /**
  * A rate against another of the same bench, repeat by repeat, which should be at least `target`. `cpu`: the work that a
  * second of CPU time of Postgres and our roles does, instead of the rate; other load on the machine changes it less.
+ * `p99`: how many times longer the other's latency is.
  */
-export type RatioRule = { name: string; of: string; to: string; target?: number; cpu?: true }
+export type RatioRule = { name: string; of: string; to: string; target?: number; cpu?: true; p99?: true }
 
 export type Ratio = { name: string; median: number; min: number; max: number; pairs: number; target?: number }
 
@@ -54,9 +55,9 @@ export function nameOf({ scenario, variant }: Pick<Measured, 'scenario' | 'varia
  */
 export function ratiosOf(runs: readonly Measured[], rules: readonly RatioRule[]): Ratio[] {
   const rates = Map.groupBy(runs, nameOf)
-  return rules.flatMap(({ name, of, to, target, cpu }) => {
+  return rules.flatMap(({ name, of, to, target, cpu, p99 }) => {
     const worth = (run: Measured | undefined): number => (
-      run === undefined ? NaN : cpu === true ? 1 / ((run.cpu.postgres ?? NaN) + (run.cpu.ours ?? NaN)) : run.perSecond)
+      run === undefined ? NaN : p99 === true ? 1 / (run.latency?.p99 ?? NaN) : cpu === true ? 1 / ((run.cpu.postgres ?? NaN) + (run.cpu.ours ?? NaN)) : run.perSecond)
     const above = rates.get(of) ?? []
     const below = rates.get(to) ?? []
     const values = above.slice(0, below.length)
