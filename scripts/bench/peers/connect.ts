@@ -11,7 +11,8 @@ import { cacheFolder, fetchOnce, missingForFetch } from '../../stack/maven.ts'
 const SETTINGS = join(import.meta.dirname, 'debezium')
 const CONNECT = { folder: cacheFolder('connect-4.3.1'), what: 'Kafka Connect 4.3.1' }
 const PLUGINS = { folder: cacheFolder('debezium-3.7.0'), what: 'Debezium 3.7.0 with its JDBC sink 3.6.0' }
-const START_SECONDS = 90
+/** 10 s on an idle machine. */
+const START_SECONDS = 180
 /** G1 and 2 GB: with 1 GB it was slower on the reference box, with 6 GB no faster. */
 const JVM = ['-Xms2g', '-Xmx2g', '-XX:+UseG1GC', '-Djava.awt.headless=true', `-Dlog4j2.configurationFile=${join(SETTINGS, 'log4j2.properties')}`]
 

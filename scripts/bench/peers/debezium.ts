@@ -110,7 +110,7 @@ function sourceAddress({ source, name }: Pair): Settings {
   }
 }
 
-function sinkAddress({ target, name }: Pair): Settings {
-  const { hostname, port, username, password } = new URL(target.url)
-  return { 'connection.url': `jdbc:postgresql://${hostname}:${port}/${name}`, 'connection.username': username, 'connection.password': password }
+function sinkAddress({ target }: Pair): Settings {
+  const { host, pathname, username, password } = new URL(target.url)
+  return { 'connection.url': `jdbc:postgresql://${host}${pathname}`, 'connection.username': username, 'connection.password': password }
 }

@@ -37,8 +37,8 @@ const TARGET_TABLE = `${SOURCE_TABLE}; alter table bench.item add arrived timest
 /** Two new databases with empty tables. */
 export async function openPair(ground: Ground): Promise<Pair> {
   const name = `deltapost_peer_${randomBytes(4).toString('hex')}`
-  const [source, target] = [ground.bench.stack.databaseUrl, ground.targetUrl].map((server) => databaseOn(server, name))
-  if (source === undefined || target === undefined) throw new Error('two addresses make two databases')
+  const source = databaseOn(ground.bench.stack.databaseUrl, name)
+  const target = databaseOn(ground.targetUrl, `${name}_target`)
   const pair: Pair = {
     name, source, target,
     counted: (peer) => ({
