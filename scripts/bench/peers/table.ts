@@ -13,6 +13,9 @@ const WHAT: Readonly<Record<'pipeline' | Peer, string>> = {
   'pg-transactional-outbox': 'pg-transactional-outbox (to Kafka only)',
 }
 
+/** Whoever is through so much later than the last change was due was overrun: its latency is that of a queue that grows. */
+const HELD = 0.9
+
 /** One row for ours and each peer: medians of the runs, and how many times ours is faster, or theirs slower. */
 export function showPeers(runs: readonly Measured[], rate: number, notRun: readonly NotRun[]): void {
   const there = Object.entries(WHAT).filter(([name]) => runs.some(({ scenario }) => scenario === name))
@@ -42,11 +45,12 @@ function figuresOf(runs: readonly Measured[], rate: number): Figures {
   // Relay and consumer together are what a worker of Connect is: each at its highest.
   const bytes = names.reduce((sum, name) => sum + Math.max(...own.filter(([of]) => of === name).map(([, value]) => value)), 0)
   const wrong = runs.filter(({ faults }) => faults.length > 0)
+  const held = middle(timed.map(({ perSecond }) => perSecond))
   const ms = (which: 'p50' | 'p95' | 'p99'): number => middle(timed.map(({ latency }) => latency?.[which]))
   return {
     small: middle(small.map(({ perSecond }) => perSecond)), large: middle(large.map(({ perSecond }) => perSecond)), p99: ms('p99'),
     drainCpu: cpuOf(small), rateCpu: cpuOf(timed),
-    latency: timed.length === 0 ? '-' : [ms('p50'), ms('p95'), ms('p99')].map(short).join(' / '),
+    latency: timed.length === 0 ? '-' : `${[ms('p50'), ms('p95'), ms('p99')].map(short).join(' / ')}${held < rate * HELD ? ` (holds ${whole(held)}/s only)` : ''}`,
     peak: bytes === 0 ? '-' : size(bytes),
     faults: wrong.length === 0 ? 'right' : `WRONG in ${wrong.map(nameOf).join(', ')}`,
   }
