@@ -31,9 +31,10 @@ export async function fetchOnce(wanted: {
   if (existsSync(folder)) return folder
   wanted.log(`fetching ${what} with Maven into ${folder} (${wanted.size}, once)`)
   const partial = `${folder}.partial-${process.pid}`
+  const markers = `${partial}.markers` // of what was unpacked; Maven would keep them beside the pom
   mkdirSync(partial, { recursive: true })
   try {
-    await promisify(execFile)('mvn', ['-B', '-q', '-f', pom, `dependency:${goal}`, `-DoutputDirectory=${partial}`])
+    await promisify(execFile)('mvn', ['-B', '-q', '-f', pom, `dependency:${goal}`, `-DoutputDirectory=${partial}`, `-DmarkersDirectory=${markers}`])
     renameSync(partial, folder)
   } catch (error) {
     rmSync(partial, { recursive: true, force: true })
@@ -41,6 +42,8 @@ export async function fetchOnce(wanted: {
     if (existsSync(folder)) return folder
     const told = error instanceof Error && 'stdout' in error ? `${error.message}\n${String(error.stdout)}` : String(error)
     throw new DeltapostError(wanted.code, `${what} could not be fetched: ${told}`, `mvn -f ${pom} dependency:${goal}`, { cause: error })
+  } finally {
+    rmSync(markers, { recursive: true, force: true })
   }
   return folder
 }
