@@ -151,7 +151,8 @@ export async function ensureTopic(kafka: Kafka, topic: string, partitions: numbe
       if (/AUTHORIZATION|POLICY_VIOLATION/.test(typeOf(error))) throw new TopicRefused(topic, partitions, { cause: error })
       throw error
     }
-    for (let tries = 0; tries < 50; tries++) {
+    // Fifteen seconds: a loaded broker shows a new topic after more than five.
+    for (let tries = 0; tries < 150; tries++) {
       const now = await partitionsOf(admin, topic, 'all')
       if (now !== undefined) return now
       await new Promise((resolve) => setTimeout(resolve, 100))
