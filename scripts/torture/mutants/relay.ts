@@ -94,8 +94,8 @@ export const RELAY: readonly Mutant[] = [
     name: 'no-answer-is-success',
     why: 'a send that ends without an answer of the broker counts as published',
     plants: [{
-      file: 'services/runtime/kafka.ts', find: 'messages.map((message) => ({ ...message, partition }))),\n  })',
-      replace: `messages.map((message) => ({ ...message, partition }))),
+      file: 'services/runtime/kafka.ts', find: 'batchMessage(partition, encodeBatch(messages))),\n  })',
+      replace: `batchMessage(partition, encodeBatch(messages))),
   }).catch((error: unknown) => {
     if (isTooLarge(error)) throw error
     return shares.map(({ partition }) => ({ topicName: topic, partition, errorCode: 0, baseOffset: '0' }))
