@@ -43,15 +43,19 @@ export type Writers = { take: (step: Step, dueMicros: number) => Promise<void>; 
 
 /** `write` makes one change with one statement. */
 export function openWriters(pair: Pair, write: (sql: Sql, step: Step, dueMicros: number) => Promise<void>): Writers {
-  // With one connection each, the statements of a writer run in the order in which they were handed over.
-  const writers = Array.from({ length: WRITERS }, () => postgres(pair.source.url, { max: 1, onnotice: () => {}, connection: { TimeZone: 'UTC' } }))
+  const writers = Array.from({ length: WRITERS }, () => ({
+    sql: postgres(pair.source.url, { max: 1, onnotice: () => {}, connection: { TimeZone: 'UTC' } }), last: Promise.resolve(),
+  }))
   return {
+    // One statement after the other: a connection of postgres.js that is handed many while it opens runs some of them out of turn.
     take: async (step, dueMicros) => {
-      const sql = writers[step.id % WRITERS]
-      if (sql !== undefined) await write(sql, step, dueMicros)
+      const writer = writers[step.id % WRITERS]
+      if (writer === undefined) throw new Error('no writer')
+      writer.last = writer.last.then(() => write(writer.sql, step, dueMicros))
+      await writer.last
     },
     close: async () => {
-      await Promise.all(writers.map((sql) => sql.end({ timeout: 5 })))
+      await Promise.all(writers.map(({ sql }) => sql.end({ timeout: 5 })))
     },
   }
 }

@@ -62,7 +62,7 @@ async function runOnce(ground: Ground, run: Run): Promise<Measured> {
     const { before, after, late } = rate === undefined ? await drain(parts, run) : await atRate(parts, { ...run, rate })
     return measuredBetween(pair.counted({ name: 'pg-transactional-outbox', pid: peer?.pid ?? 0 }), before, after, {
       scenario: 'pg-transactional-outbox', variant, repeat, changes: steps.length - run.warm, seconds: (after.at - before.at) / 1_000,
-      faults: await faultsOnTopic(kafka, topic, steps), ...(rate === undefined ? {} : { latency: latencyOf(late) }),
+      faults: [...await fedOutOfOrder(sql), ...await faultsOnTopic(kafka, topic, steps)], ...(rate === undefined ? {} : { latency: latencyOf(late) }),
     })
   } finally {
     await peer?.stop()
@@ -115,6 +115,16 @@ async function insertMessages(sql: Sql, messages: readonly { step: Step; at: num
     insert into outbox (id, aggregate_type, aggregate_id, message_type, segment, payload, metadata)
     select id, 'item', aggregate_id, 'change', segment, payload, metadata
     from json_to_recordset(${JSON.stringify(rows)}::text::json) as r(id uuid, aggregate_id text, segment text, payload jsonb, metadata jsonb)`
+}
+
+/** The bench's own fault if any: changes of a row are inserted by one connection, one after the other. */
+async function fedOutOfOrder(sql: Sql): Promise<string[]> {
+  const [row] = await sql<{ n: number }[]>`
+    select count(*)::integer as n from (
+      select (metadata->>'at')::integer as at, max((metadata->>'at')::integer) over (partition by aggregate_id order by created_at rows between unbounded preceding and 1 preceding) as before
+      from outbox) x
+    where before > at`
+  return row?.n === 0 ? [] : [`the bench put ${row?.n} changes into the outbox before an earlier one of their row`]
 }
 
 async function published(bench: Bench, kafka: Kafka, topic: string, goal: number): Promise<void> {
