@@ -13,7 +13,7 @@ import { openNative } from './native.ts'
 import { missingForOutboxPackage } from './outbox-package.ts'
 import { outboxToKafka } from './outbox-to-kafka.ts'
 import { type Ground, PEER_SETTINGS } from './pair.ts'
-import { measureTablePeer, type TablePeer } from './table-peer.ts'
+import { BACKLOGS, measureTablePeer, type TablePeer } from './table-peer.ts'
 
 type Keep = (run: Measured) => void
 type PeerRun = { missing: () => string | undefined; run: (ground: Ground, repeat: number, keep: Keep) => Promise<void> }
@@ -58,7 +58,7 @@ const CALM_START = { max_wal_size: '8GB', checkpoint_timeout: '30min' }
 
 async function ours(bench: Bench, repeat: number, keep: Keep): Promise<void> {
   const { events, rate, seconds } = bench.options
-  for (const bytes of [100, 1_000]) keep(await drain(bench, { variant: `drain ${bytes} B`, bytes, repeat }, makeSteps(events)))
+  for (const { mix, ...how } of BACKLOGS) keep(await drain(bench, { ...how, repeat }, makeSteps(events, mix)))
   keep(await atRate(bench, 100, repeat, rate, seconds))
 }
 
@@ -86,8 +86,8 @@ function runsIn(directory: string): Record<Peer, PeerRun> {
 export function peerRatios(rate: number): RatioRule[] {
   const drains: Partial<Record<Peer, number>> = { debezium: 1.1, 'debezium-json': 2, naive: 40 }
   return PEERS.flatMap((peer): RatioRule[] => [
-    ...[100, 1_000].map((bytes): RatioRule => ({
-      name: `drain ${bytes} B to ${peer}`, of: `pipeline: drain ${bytes} B`, to: `${peer}: drain ${bytes} B`,
+    ...BACKLOGS.map(({ variant }): RatioRule => ({
+      name: `${variant} to ${peer}`, of: `pipeline: ${variant}`, to: `${peer}: ${variant}`,
       ...(drains[peer] === undefined ? {} : { target: drains[peer] }),
     })),
     // At 1,000/s no longer than Debezium at its best, at 5,000/s half as long.

@@ -1,4 +1,4 @@
-import { makeSteps, type Step } from '../changes.ts'
+import { INSERTS, makeSteps, MIX, type Mix, type Step } from '../changes.ts'
 import { measuredBetween, type Reading, takeReading } from '../measure.ts'
 import { playAtRate, WARM_UP_SECONDS } from '../pipeline.ts'
 import type { Measured } from '../result.ts'
@@ -29,21 +29,21 @@ export type TablePeer = {
   close: () => Promise<void>
 }
 
-const SIZES = [100, 1_000] as const
+/** The backlogs of a run with peers: both sizes, and inserts alone, which a sink that batches by kind of statement does best. */
+export const BACKLOGS: readonly { variant: string; bytes: number; mix: Mix }[] = [{ variant: 'drain 100 B', bytes: 100, mix: MIX }, { variant: 'drain 1000 B', bytes: 1_000, mix: MIX }, { variant: 'drain 100 B inserts', bytes: 100, mix: INSERTS }]
 
-/** The runs that `pipeline` has: a backlog emptied at both sizes, and the rate with its latency. */
+/** A backlog of each kind emptied, and the rate with its latency. */
 export async function measureTablePeer(ground: Ground, peer: TablePeer, repeat: number, keep: (run: Measured) => void): Promise<void> {
   const { events, rate, seconds } = ground.bench.options
-  for (const bytes of SIZES) keep(await drain(ground, peer, { bytes, repeat, steps: makeSteps(events) }))
+  for (const { mix, ...how } of BACKLOGS) keep(await drain(ground, peer, { ...how, repeat, steps: makeSteps(events, mix) }))
   keep(await atRate(ground, peer, { bytes: 100, repeat, steps: makeSteps(rate * (WARM_UP_SECONDS + seconds)) }))
 }
 
 type Run = { bytes: number; repeat: number; steps: readonly Step[] }
 
 /** From the first change that leaves the source to the last that is in the target; what comes before the first is not counted. */
-async function drain(ground: Ground, peer: TablePeer, { bytes, repeat, steps }: Run): Promise<Measured> {
+async function drain(ground: Ground, peer: TablePeer, { variant, bytes, repeat, steps }: Run & { variant: string }): Promise<Measured> {
   const { bench } = ground
-  const variant = `drain ${bytes} B`
   bench.tell(`${peer.name}: ${variant}, run ${repeat}`)
   return linked(ground, peer, 'drain', async (pair, link) => {
     await link.hold()
