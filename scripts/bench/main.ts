@@ -9,6 +9,7 @@ import type { BenchOptions } from '../commands/bench.ts'
 import { interruption } from '../interruption.ts'
 import { startStack, type Stack } from '../stack/stack.ts'
 import { apply } from './apply.ts'
+import { backlog, BACKLOG_RATIOS } from './backlog.ts'
 import { BARE_RATIOS } from './bare.ts'
 import { readEarlier, showComparison } from './compare.ts'
 import { conditionsOf } from './conditions.ts'
@@ -24,13 +25,14 @@ import { post, POST_RATIOS } from './post.ts'
 import { refusals, REFUSALS_RATIOS } from './refusals.ts'
 import { relay } from './relay.ts'
 import { restart } from './restart.ts'
+import { scale, SCALE_RATIOS } from './scale.ts'
 import { type Report, showReport } from './report.ts'
 import { type Measured, nameOf, ratiosOf } from './result.ts'
 
 type Run = (bench: Bench, keep: (run: Measured) => void) => Promise<void>
 
-const RUNS: Readonly<Record<string, Run>> = { refusals, pipeline, naive, post, 'end-to-end': endToEnd, relay, apply, restart, idle }
-const RATIOS = [...REFUSALS_RATIOS, ...NAIVE_RATIOS, ...POST_RATIOS, ...PIPELINE_RATIOS, ...BARE_RATIOS]
+const RUNS: Readonly<Record<string, Run>> = { refusals, pipeline, naive, post, 'end-to-end': endToEnd, relay, apply, restart, idle, backlog, scale }
+const RATIOS = [...REFUSALS_RATIOS, ...NAIVE_RATIOS, ...POST_RATIOS, ...PIPELINE_RATIOS, ...BARE_RATIOS, ...BACKLOG_RATIOS, ...SCALE_RATIOS]
 /** A bench loads for minutes: no checkpoint falls into one run and not into another. Only on servers of our own. */
 const CALM = ["alter system set max_wal_size = '8GB'", "alter system set checkpoint_timeout = '30min'", 'select pg_reload_conf()']
 

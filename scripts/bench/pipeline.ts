@@ -22,6 +22,9 @@ export const WAKE_CHANNEL = 'deltapost_wake'
 /** Changes in front of a run at a rate, which are not counted: both programs are compiled while they run. */
 export const WARM_UP_SECONDS = 3
 
+/** Changes of one transaction of the source, which are due at the same moment and come in one post. */
+const TOGETHER = [10, 1_000] as const
+
 /** Of the same bench, repeat by repeat. */
 export const PIPELINE_RATIOS: readonly RatioRule[] = [
   { name: 'hot rows to the usual mix', of: 'pipeline: drain hot rows', to: 'pipeline: drain 100 B', target: 1 },
@@ -38,11 +41,13 @@ export async function pipeline(bench: Bench, keep: (run: Measured) => void): Pro
     keep(await drain(bench, { variant: 'drain with an old snapshot', bytes: 100, repeat, oldSnapshot: true }, makeSteps(events)))
   }
   for (let repeat = 1; repeat <= repeats; repeat += 1) {
-    for (const bytes of SIZES) keep(await atRate(bench, bytes, repeat, rate, seconds))
+    for (const bytes of SIZES) keep(await atRate(bench, { bytes, repeat, rate, seconds }))
+    for (const together of TOGETHER) keep(await atRate(bench, { bytes: 100, repeat, rate, seconds, together }))
   }
 }
 
-type Drain = { variant: string; bytes: number; repeat: number; oldSnapshot?: boolean }
+/** `processes`: so many relays and consumers each; one where nothing is said. */
+type Drain = { variant: string; bytes: number; repeat: number; oldSnapshot?: boolean; processes?: number }
 
 /** The clock is the database's, from the first ack to the last outcome. */
 export async function drain(bench: Bench, how: Drain, steps: readonly Step[]): Promise<Measured> {
@@ -53,9 +58,10 @@ export async function drain(bench: Bench, how: Drain, steps: readonly Step[]): P
     bench.tell(`pipeline: ${variant}, run ${repeat}`)
     await fillOutbox(bench, place, steps, { bytes })
     // First the consumer, which waits for records; the relay's first record begins the run.
-    await place.start('consumer')
+    const each = Array.from({ length: how.processes ?? 1 })
+    await Promise.all(each.map(() => place.start('consumer')))
     const before = await takeReading(place)
-    await place.start('relay')
+    await Promise.all(each.map(() => place.start('relay')))
     await everythingApplied(bench, place, steps.length)
     const after = await takeReading(place)
     const [row] = await place.sql<{ seconds: number }[]>`
@@ -93,34 +99,41 @@ export async function everythingApplied(bench: Bench, place: Place, changes: num
   })
 }
 
+/** `together`: so many changes are due at the same moment, and come in one post. */
+type AtRate = { bytes: number; repeat: number; rate: number; seconds: number; together?: number }
+
 /**
  * An open loop: each change is put into the outbox when it is due, whether earlier ones are through or not, and its TIME
  * is when it was due, so that whatever delays it counts.
  */
-export async function atRate(bench: Bench, bytes: number, repeat: number, rate: number, seconds: number): Promise<Measured> {
+export async function atRate(bench: Bench, how: AtRate): Promise<Measured> {
+  const { bytes, repeat, rate, seconds, together = 1 } = how
   const place = await openPlace(bench)
   const log = openLog('bench', 'warn')
   const wake = openWake({ url: place.databaseUrl, channel: WAKE_CHANNEL, name: 'bench', log })
   const intake = openIntake(place, { inOrder: false, ring: wake.ring })
+  const play = (steps: readonly Step[]): Promise<void> => playAtRate(bench, transactionsOf(steps, together), rate / together,
+    (some, micros) => intake.take(some.map((step, at) => bodyOf(step, micros + at, bytes)).join('\n')))
   try {
-    bench.tell(`pipeline: ${rate}/s ${bytes} B, run ${repeat}`)
+    const variant = `${rate}/s ${bytes} B${together === 1 ? '' : `, ${together} a transaction`}`
+    bench.tell(`pipeline: ${variant}, run ${repeat}`)
     const warm = rate * WARM_UP_SECONDS
     const steps = makeSteps(warm + rate * seconds)
     await place.start('consumer')
     await place.start('relay')
-    await playAtRate(bench, steps.slice(0, warm), rate, (step, micros) => intake.take(bodyOf(step, micros, bytes)))
+    await play(steps.slice(0, warm))
     await everythingApplied(bench, place, warm)
     const above = await lastSeqId(place)
     const before = await takeReading(place)
     const begun = performance.now()
-    await playAtRate(bench, steps.slice(warm), rate, (step, micros) => intake.take(bodyOf(step, micros, bytes)))
+    await play(steps.slice(warm))
     await everythingApplied(bench, place, steps.length)
     const taken = (performance.now() - begun) / 1_000
     const after = await takeReading(place)
     const [latency, received] = [await dueToApplied(place.sql, above), await receivedToApplied(place.sql, above)]
     const faults = await faultsOf(place.sql, { changes: steps.length, model: modelOf(steps), bytes, published: true })
     return measuredBetween(place, before, after, {
-      scenario: 'pipeline', variant: `${rate}/s ${bytes} B`, repeat, changes: steps.length - warm, seconds: taken, faults, latency,
+      scenario: 'pipeline', variant, repeat, changes: steps.length - warm, seconds: taken, faults, latency,
       more: { 'received-applied p50 ms': received.p50, 'received-applied p99 ms': received.p99 },
     })
   } finally {
@@ -129,15 +142,19 @@ export async function atRate(bench: Bench, bytes: number, repeat: number, rate: 
   }
 }
 
-/** Hands out each step at its due time, microseconds since 1970; those that are late go at once, with the time they were due. */
-export async function playAtRate(bench: Bench, steps: readonly Step[], rate: number, take: (step: Step, micros: number) => Promise<void>): Promise<void> {
+function transactionsOf(steps: readonly Step[], size: number): Step[][] {
+  return Array.from({ length: Math.ceil(steps.length / size) }, (_, at) => steps.slice(at * size, (at + 1) * size))
+}
+
+/** Hands out each item at its due time, microseconds since 1970; those that are late go at once, with the time they were due. */
+export async function playAtRate<T>(bench: Bench, steps: readonly T[], rate: number, take: (step: T, micros: number) => Promise<void>): Promise<void> {
   const begin = now()
   const busy = new Set<Promise<void>>()
   let failure: Error | undefined
   for (let at = 0; at < steps.length;) {
     const due = Math.min(steps.length, Math.ceil((now() - begin) * rate / 1_000))
     for (; at < due; at += 1) {
-      const taking = take(steps[at]!, Math.floor((begin + at * 1_000 / rate) * 1_000))
+      const taking = take(steps[at] as T, Math.floor((begin + at * 1_000 / rate) * 1_000))
         .catch((error: unknown) => { failure ??= error instanceof Error ? error : new Error(String(error)) })
         .finally(() => busy.delete(taking))
       busy.add(taking)

@@ -19,7 +19,7 @@ export type Bench = {
   stack: Pick<Stack, 'databaseUrl' | 'kafkaBrokers'>
   environment: Environment
   signal: AbortSignal
-  options: { seconds: number; rate: number; events: number; repeats: number }
+  options: { seconds: number; rate: number; events: number; backlog: number; repeats: number }
   /** Where the broker keeps its records, if that is a folder of this machine. */
   kafkaData: string | undefined
   logFile: string

@@ -5,19 +5,20 @@ import { inClone } from './clone.ts'
 import { STATE_FOLDER } from './environment.ts'
 import { wholeNumber } from './migrate.ts'
 
-export type BenchOptions = { seconds: number; rate: number; events: number; repeat: number; json?: string; compare?: string; log: string; peers?: Peer[] }
+export type BenchOptions = { seconds: number; rate: number; events: number; backlog: number; repeat: number; json?: string; compare?: string; log: string; peers?: Peer[] }
 
-const SCENARIOS = ['refusals', 'pipeline', 'naive', 'post', 'end-to-end', 'relay', 'apply', 'restart', 'idle'] as const
+const SCENARIOS = ['refusals', 'pipeline', 'naive', 'post', 'end-to-end', 'relay', 'apply', 'restart', 'idle', 'scale', 'backlog'] as const
 export const PEERS = ['naive', 'native', 'debezium', 'debezium-json', 'pg-transactional-outbox'] as const
 export type Peer = (typeof PEERS)[number]
 
 export function addBench(program: Command): void {
   program.command('bench')
     .description('measures the service on servers of its own, and checks every run')
-    .addArgument(new Argument('[scenario...]', 'what to measure').choices([...SCENARIOS, 'all']))
+    .addArgument(new Argument('[scenario...]', 'what to measure; all: all but backlog, which takes an hour').choices([...SCENARIOS, 'all']))
     .option('--seconds <n>', 'how long a run at a fixed rate, or a run of posts, lasts', wholeNumber, 20)
     .option('--rate <n>', 'changes a second of a run at a fixed rate', wholeNumber, 1_000)
     .option('--events <n>', 'changes of a run that empties what is full', wholeNumber, 200_000)
+    .option('--backlog <n>', 'changes that wait, of the scenario backlog', wholeNumber, 10_000_000)
     .option('--repeat <n>', 'how often each variant runs', wholeNumber, 3)
     .option('--peers <names>', 'measures the pipeline and these peers: a,b or all', peersNamed)
     .option('--json <file>', 'writes every run there')
@@ -30,6 +31,8 @@ naive       a peer: the audit pipeline with statements row by row
 post        HTTP to commit     end-to-end  a post to its row at a fixed rate
 relay       a full outbox to the topic alone     apply  a full topic to the target alone
 restart     SIGKILL of each role in turn at a fixed rate, until nothing waits for longer than a second
+backlog     so many changes waiting (--backlog), with the statistics of an empty table and analysed, and the latency afterwards
+scale       a full outbox emptied by one, two and four relays and as many consumers
 idle        what the roles cost when nothing comes, and the first change after that
 
 Peers, each fed the same changes on servers with the same settings, and one table at the end:
@@ -49,7 +52,7 @@ Examples:
     .action(async (names: string[], options: BenchOptions, command: Command) => {
       if (names.length === 0 && options.peers === undefined) command.error("error: missing argument 'scenario' (or --peers)")
       const { bench } = await inClone('bench', () => import('../bench/main.ts'))
-      process.exitCode = await bench(names.includes('all') ? SCENARIOS : [...new Set(names)], options)
+      process.exitCode = await bench(names.includes('all') ? SCENARIOS.filter((name) => name !== 'backlog') : [...new Set(names)], options)
     })
 }
 

@@ -19,7 +19,7 @@ function benchOf(): Bench {
   return {
     stack: { databaseUrl: given('DELTAPOST_TEST_DATABASE_URL'), kafkaBrokers: given('DELTAPOST_TEST_KAFKA') },
     environment: processEnvironment(), signal: new AbortController().signal, kafkaData: undefined,
-    options: { seconds: 1, rate: 100, events: 400, repeats: 1 },
+    options: { seconds: 1, rate: 100, events: 400, backlog: 0, repeats: 1 },
     logFile, tell: () => undefined,
   }
 }

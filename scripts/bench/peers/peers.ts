@@ -59,7 +59,7 @@ const CALM_START = { max_wal_size: '8GB', checkpoint_timeout: '30min' }
 async function ours(bench: Bench, repeat: number, keep: Keep): Promise<void> {
   const { events, rate, seconds } = bench.options
   for (const { mix, ...how } of BACKLOGS) keep(await drain(bench, { ...how, repeat }, makeSteps(events, mix)))
-  keep(await atRate(bench, 100, repeat, rate, seconds))
+  keep(await atRate(bench, { bytes: 100, repeat, rate, seconds }))
 }
 
 function runsIn(directory: string): Record<Peer, PeerRun> {
