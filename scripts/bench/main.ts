@@ -16,7 +16,7 @@ import { conditionsOf } from './conditions.ts'
 import { endToEnd } from './end-to-end.ts'
 import { idle } from './idle.ts'
 import { naive, NAIVE_RATIOS } from './naive.ts'
-import { PEER_SETTINGS } from './peers/pair.ts'
+import { BENCH_SETTINGS, PEER_SETTINGS } from './peers/pair.ts'
 import { measurePeers, type NotRun, peerRatios } from './peers/peers.ts'
 import { showPeers } from './peers/table.ts'
 import { pipeline, PIPELINE_RATIOS } from './pipeline.ts'
@@ -33,8 +33,6 @@ type Run = (bench: Bench, keep: (run: Measured) => void) => Promise<void>
 
 const RUNS: Readonly<Record<string, Run>> = { refusals, pipeline, naive, post, 'end-to-end': endToEnd, relay, apply, restart, idle, backlog, scale }
 const RATIOS = [...REFUSALS_RATIOS, ...NAIVE_RATIOS, ...POST_RATIOS, ...PIPELINE_RATIOS, ...BARE_RATIOS, ...BACKLOG_RATIOS, ...SCALE_RATIOS]
-/** A bench loads for minutes: no checkpoint falls into one run and not into another. Only on servers of our own. */
-const CALM = ["alter system set max_wal_size = '8GB'", "alter system set checkpoint_timeout = '30min'", 'select pg_reload_conf()']
 
 /** Measures the scenarios on servers of its own, or those of the environment; gives the exit code. */
 export async function bench(scenarios: readonly string[], options: BenchOptions): Promise<number> {
@@ -48,7 +46,7 @@ export async function bench(scenarios: readonly string[], options: BenchOptions)
   const stack = await startStack({
     directory, fresh: true, environment: processEnvironment(), log: tell,
     // Peers need settings of their own and processes whose CPU time can be read; ours is measured with the same.
-    ...(options.peers === undefined ? {} : { way: 'embedded' as const, postgresSettings: PEER_SETTINGS }),
+    ...(options.peers === undefined ? { postgresSettings: BENCH_SETTINGS } : { way: 'embedded' as const, postgresSettings: PEER_SETTINGS }),
   })
   try {
     const { report, notRun } = await measureAll(scenarios, options, stack, directory, signal)
@@ -70,7 +68,6 @@ async function measureAll(scenarios: readonly string[], options: BenchOptions, s
   const sql = postgres(stack.databaseUrl, { max: 1, onnotice: () => {} })
   const runs: Measured[] = []
   try {
-    if (stack.way === 'embedded') for (const statement of CALM) await sql.unsafe(statement)
     const conditions = await conditionsOf(sql, stack.way, directory)
     const parts: Bench = {
       stack, signal, tell, options: { ...options, repeats: options.repeat },

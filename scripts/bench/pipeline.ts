@@ -3,6 +3,7 @@ import postgres, { type Sql } from 'postgres'
 
 import { openLog } from '../../services/runtime/log.ts'
 import { openWake } from '../../services/runtime/wake.ts'
+import type { RoleProcess } from '../commands/role-process.ts'
 import { now } from '../demo/sender.ts'
 import { bareUpserts } from './bare.ts'
 import { bodyOf, makeSteps, MIX, modelOf, type Step } from './changes.ts'
@@ -21,6 +22,7 @@ const HOT_ROWS = 10
 export const WAKE_CHANNEL = 'deltapost_wake'
 /** Changes in front of a run at a rate, which are not counted: both programs are compiled while they run. */
 export const WARM_UP_SECONDS = 3
+const WARM_UP_ROWS = 15_000
 
 /** Changes of one transaction of the source, which are due at the same moment and come in one post. */
 const TOGETHER = [10, 1_000] as const
@@ -49,33 +51,62 @@ export async function pipeline(bench: Bench, keep: (run: Measured) => void): Pro
 /** `processes`: so many relays and consumers each; one where nothing is said. */
 type Drain = { variant: string; bytes: number; repeat: number; oldSnapshot?: boolean; processes?: number }
 
-/** The clock is the database's, from the first ack to the last outcome. */
+/**
+ * The clock is the database's, from the first ack to the last outcome. All that runs is warm: some changes went through
+ * before, as peers on a JVM have a minute of them; then the relay stands still while the outbox is filled.
+ */
 export async function drain(bench: Bench, how: Drain, steps: readonly Step[]): Promise<Measured> {
   const { variant, bytes, repeat } = how
   const place = await openPlace(bench)
-  const snapshot = how.oldSnapshot === true ? await holdSnapshot(place) : undefined
+  let snapshot: Sql | undefined
+  let thaw = (): void => undefined
   try {
     bench.tell(`pipeline: ${variant}, run ${repeat}`)
-    await fillOutbox(bench, place, steps, { bytes })
-    // First the consumer, which waits for records; the relay's first record begins the run.
     const each = Array.from({ length: how.processes ?? 1 })
     await Promise.all(each.map(() => place.start('consumer')))
-    const before = await takeReading(place)
     await Promise.all(each.map(() => place.start('relay')))
-    await everythingApplied(bench, place, steps.length)
+    const warm = await warmUp(bench, place, bytes)
+    const above = await lastSeqId(place)
+    thaw = freeze(place.roles.filter(({ role }) => role === 'relay'))
+    await fillOutbox(bench, place, steps, { bytes })
+    if (how.oldSnapshot === true) snapshot = await holdSnapshot(place)
+    const before = await takeReading(place)
+    const onTopic = topicBytes(bench.kafkaData, place.topic)
+    thaw()
+    await everythingApplied(bench, place, warm + steps.length)
     const after = await takeReading(place)
     const [row] = await place.sql<{ seconds: number }[]>`
-      select extract(epoch from (select max(applied_at) from inbox.applied) - (select min(producer_publish_time) from auditlog.publish_log))::float8 as seconds`
-    const faults = await faultsOf(place.sql, { changes: steps.length, model: modelOf(steps), bytes, published: true })
+      select extract(epoch from (select max(applied_at) from inbox.applied)
+        - (select min(producer_publish_time) from auditlog.publish_log where seq_id > ${above.toString()}))::float8 as seconds`
+    const faults = await faultsOf(place.sql, { changes: warm + steps.length, model: modelOf(steps), bytes, published: true })
     const kafkaBytes = topicBytes(bench.kafkaData, place.topic)
     return measuredBetween(place, before, after, {
       scenario: 'pipeline', variant, repeat, changes: steps.length, seconds: row?.seconds ?? NaN, faults,
-      ...(kafkaBytes === undefined ? {} : { kafkaBytes }),
+      ...(kafkaBytes === undefined || onTopic === undefined ? {} : { kafkaBytes: kafkaBytes - onTopic }),
     })
   } finally {
+    thaw() // or it would not hear that it is to end
     await snapshot?.end({ timeout: 5 })
     await place.drop()
   }
+}
+
+/** Stops the processes where they stand; what it returns lets them go on, once. */
+function freeze(roles: readonly RoleProcess[]): () => void {
+  const frozen = [...roles]
+  for (const { pid } of frozen) process.kill(pid, 'SIGSTOP')
+  return () => {
+    for (const { pid } of frozen.splice(0)) process.kill(pid, 'SIGCONT')
+  }
+}
+
+/** So many inserts of rows that nothing else has, and as many deletes: the table is empty again. Returns how many changes. */
+async function warmUp(bench: Bench, place: Place, bytes: number): Promise<number> {
+  const rows = Array.from({ length: WARM_UP_ROWS }, (_, at): Step => ({ id: 1_000_000_000 + at, before: 0, after: 1, marked: false }))
+  const steps = [...rows, ...rows.map(({ id }): Step => ({ id, before: 1, after: 0, marked: false }))]
+  await fillOutbox(bench, place, steps, { bytes })
+  await everythingApplied(bench, place, steps.length)
+  return steps.length
 }
 
 /** A transaction as a forgotten psql has it: nothing that is deleted from now on can be cleaned up. */

@@ -32,7 +32,7 @@ export async function measurePeers(bench: Bench, peers: readonly Peer[], directo
     const why = runs[name].missing()
     if (why !== undefined) notRun.set(name, why)
   }
-  const target = await embeddedPostgres({ directory: join(directory, 'target'), fresh: true, settings: { ...PEER_SETTINGS, ...CALM_START } })
+  const target = await embeddedPostgres({ directory: join(directory, 'target'), fresh: true, settings: PEER_SETTINGS })
   try {
     const ground: Ground = { bench, targetUrl: target.url('postgres') }
     for (let repeat = 1; repeat <= bench.options.repeats; repeat += 1) {
@@ -52,9 +52,6 @@ export async function measurePeers(bench: Bench, peers: readonly Peer[], directo
   }
   return [...notRun].map(([peer, why]) => ({ peer, why }))
 }
-
-/** As main.ts sets them on the bench's own server. */
-const CALM_START = { max_wal_size: '8GB', checkpoint_timeout: '30min' }
 
 async function ours(bench: Bench, repeat: number, keep: Keep): Promise<void> {
   const { events, rate, seconds } = bench.options
