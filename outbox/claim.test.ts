@@ -3,7 +3,7 @@ import { freshDatabase } from '../test/support/database.ts'
 import { outboxConnection } from '../test/support/events.ts'
 import { until } from '../test/support/until.ts'
 import { announce, claimLanes, releaseLanes, renewLanes, withdraw } from './claim.ts'
-import { endWaits } from './step-back.ts'
+import { endLeases, endWaits } from './step-back.ts'
 import type { Sql } from './sql.ts'
 
 async function given(t: { teardown: (end: () => Promise<void>) => void }, connections: number): Promise<Sql[]> {
@@ -74,7 +74,7 @@ test('I10 a relay notices that the clock of the database stepped back by an hour
   await sql`update outbox.lane set held_until = held_until + interval '1 hour'`
   t.true((await announce(sql, 'a', 500)).back)
   t.false((await announce(sql, 'b', 500)).back, 'it was found')
-  await endWaits(sql, 500)
+  t.false(await endLeases(sql, 500))
   await until(async () => (await claimLanes(sql, 'a', 72, 60_000)).length === 72, { within: 5_000 })
   await until(async () => (await announce(sql, 'a', 500)).living <= 2, { within: 5_000 })
 })
@@ -84,7 +84,8 @@ test('I10 after a step back of the database what waited for a moment is due now,
   const mine = await claimLanes(sql, 'a', 72, 60_000)
   await sql`insert into outbox.event (lane, position, seq_id, bytes, due_at) values (10000, 1, 1, 1, now() + interval '1 hour')`
   await sql`insert into inbox.shipper (origin, holder, held_until) values (1, 'x', now() + interval '1 hour')`
-  await endWaits(sql, 2_000)
+  await endWaits(sql)
+  t.false(await endLeases(sql, 2_000))
   t.is((await sql`select from outbox.event where due_at <= clock_timestamp()`).length, 1)
   t.is((await sql`select from inbox.shipper where held_until <= clock_timestamp()`).length, 1)
   t.is((await sql`select from outbox.lane where held_until > now() + interval '3 s'`).length, 0)

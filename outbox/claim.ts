@@ -16,13 +16,17 @@ export async function announce(sql: Sql, holder: string, aliveMs: number): Promi
   const [row] = await sql<{ lanes: number; living: number; back: boolean }[]>`
     with far as materialized (
       select r.holder from outbox.relay r where r.alive_until > now() + ${aliveMs}::integer * interval '2 ms'
-    ), others as (
-      update outbox.relay r set alive_until = now() + ${aliveMs}::integer * interval '1 ms'
-      from (select x.holder from outbox.relay x where x.holder in (select far.holder from far) and x.holder <> ${holder} for update skip locked) as x
-      where r.holder = x.holder
     ), me as (
       insert into outbox.relay (holder, alive_until) values (${holder}, now() + ${aliveMs}::integer * interval '1 ms')
       on conflict (holder) do update set alive_until = excluded.alive_until
+      returning holder
+    ), others as ( -- behind me, or two relays could wait for each other's row
+      update outbox.relay r set alive_until = now() + ${aliveMs}::integer * interval '1 ms'
+      from (
+        select x.holder from outbox.relay x
+        where x.holder in (select far.holder from far) and x.holder <> (select me.holder from me) for update skip locked
+      ) as x
+      where r.holder = x.holder
     )
     select (select count(*)::integer from outbox.lane) as lanes, exists (select from far) as back,
            (select count(*)::integer + 1 from outbox.relay r where r.holder <> ${holder} and r.alive_until > now()) as living`

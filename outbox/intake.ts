@@ -35,8 +35,8 @@ export const BIG_CHANGE = 1 << 20
  * transaction has none). Keys go in in their own order, or two groups with the same keys deadlock. A change above
  * BIG_CHANGE must be a group of one.
  *
- * received_at is by the clock of the database. Where that is behind the TIME of a change and the clock of this process is
- * not, TIME and this process are believed: a TIME counts as ahead only where both clocks say so (docs/decisions/0014).
+ * received_at is by the clock of the database. Where that is behind what it was, for the last change was received later,
+ * the clock of this process is believed, as far as TIME or the last receipt bear it out (docs/decisions/0014).
  */
 export async function insertGroup(sql: Sql, changes: readonly Accepted[]): Promise<Inserted[]> {
   const [first] = changes
@@ -66,13 +66,18 @@ export async function insertGroup(sql: Sql, changes: readonly Accepted[]): Promi
     ), numbered as materialized (
       select item.*, coalesce(item.clean, ${alone?.clean ?? null}::text) as clean_change
       from item join fresh on fresh.seq_id = item.seq_id and fresh.event_key = item.event_key
+    ), earlier as materialized (
+      select l.received_at as at from auditlog.producer_log l order by l.seq_id desc limit 1
     ), logged as (
       insert into auditlog.producer_log (seq_id, origin, topicname, source, schema_name, table_name, operation,
         producer_payload, clean_payload, dialect, row_key, source_time, received_at, epoch, traceparent)
       select n.seq_id, d.origin, n.topic, n.source, n.schema_name, n.table_name, n.operation, n.change::json, n.clean_change,
-        n.dialect, n.row_key, n.source_time, greatest(clock_timestamp(), least(n.source_time, ${new Date().toISOString()}::timestamptz)),
+        n.dialect, n.row_key, n.source_time, 
+        case when e.at > clock_timestamp() + interval '1 minute'
+          then greatest(clock_timestamp(), least(${new Date().toISOString()}::timestamptz, greatest(n.source_time, e.at)))
+          else clock_timestamp() end,
         coalesce(r.epoch, 1), n.traceparent
-      from numbered n cross join outbox.database d
+      from numbered n cross join outbox.database d left join earlier e on true
       left join outbox.relation r on r.source_schema = n.schema_name and r.source_table = n.table_name
       order by n.seq_id
       returning seq_id

@@ -51,7 +51,7 @@ export function nameOf({ scenario, variant }: Pick<Measured, 'scenario' | 'varia
 
 /**
  * The ratios whose two sides were measured. Repeats are taken in pairs, because they ran one after the other: a machine
- * that others use is slow for both. A run with a fault counts as a rate of zero.
+ * that others use is slow for both. A run of ours with a fault counts as a rate of zero, one of the other is left out.
  */
 export function ratiosOf(runs: readonly Measured[], rules: readonly RatioRule[]): Ratio[] {
   const rates = Map.groupBy(runs, nameOf)
@@ -61,7 +61,7 @@ export function ratiosOf(runs: readonly Measured[], rules: readonly RatioRule[])
     const above = rates.get(of) ?? []
     const below = rates.get(to) ?? []
     const values = above.slice(0, below.length)
-      .map((run, at) => (run.faults.length > 0 ? 0 : worth(run) / worth(below[at])))
+      .map((run, at) => (run.faults.length > 0 ? 0 : below[at]?.faults.length === 0 ? worth(run) / worth(below[at]) : NaN))
       .filter((value) => !Number.isNaN(value))
     return values.length === 0 ? [] : [{ name, ...spreadOf(values), pairs: values.length, ...(target === undefined ? {} : { target }) }]
   })

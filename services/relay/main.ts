@@ -43,7 +43,7 @@ export async function runRelay(parts: { config: Config; log: Log; signal: AbortS
   const course = { maxRetries: config.maxRetries, backoff: config.retryBackoff, errorTopic: config.errorTopic, recipients: config.errorRecipients }
   const bell = openBell()
   const publisher = openPublisher({ kafka: openKafka(config.kafkaBrokers, log), partitions: config.topicPartitions, log })
-  const lanes = openLanes({ slot: slots.lanes, holder, onClaim: bell.poke, signal, log })
+  const lanes = openLanes({ slot: slots.lanes, holder, onClaim: bell.poke, onStepBack: () => keep.steppedBack(), signal, log })
   const keep = upkeep({ slots, holder, lanes: lanes.held, onDue: bell.poke })
   const claimed = Promise.withResolvers<void>()
   const reached = Promise.withResolvers<void>()

@@ -1,5 +1,6 @@
 import { advanceSettled, openFloor } from '../../outbox/floor.ts'
 import type { Sql } from '../../outbox/sql.ts'
+import { endWaits } from '../../outbox/step-back.ts'
 import type { Slot } from '../runtime/slot.ts'
 import type { HeldLane } from './lanes.ts'
 
@@ -10,11 +11,12 @@ const SETTLE_EVERY = 5
 const MOST_DUE = 1_000
 
 /** What a relay does about once a second off the hot path, and what it knows by that. */
-export type Upkeep = { floors: () => Promise<void>; proven: () => string; retries: () => Promise<void> }
+export type Upkeep = { floors: () => Promise<void>; proven: () => string; retries: () => Promise<void>; steppedBack: () => void }
 
 /**
  * `floors` raises the floors of the lanes and, now and then, the watermark of the audit views. `retries` puts the parked
- * changes that are due into the outbox, `onDue` telling that there were some. Slots of their own, since nobody waits for
+ * changes that are due into the outbox, `onDue` telling that there were some; after `steppedBack`, which says that the clock
+ * of the database did, all that was to be due some time is. Slots of their own, since nobody waits for
  * either and neither for the other.
  */
 export function upkeep(parts: {
@@ -26,6 +28,7 @@ export function upkeep(parts: {
   const { slots, holder, lanes } = parts
   const floor = openFloor((work) => slots.floors.run(work))
   let round = 0
+  let waitsLeft = false
   return {
     async floors() {
       for (const { lane, floor: raised } of await floor.raise(holder, [...lanes.values()])) {
@@ -38,7 +41,10 @@ export function upkeep(parts: {
       if (round % SETTLE_EVERY === 0) await slots.floors.run(advanceSettled)
     },
     proven: floor.proven,
+    steppedBack() { waitsLeft = true },
     async retries() {
+      if (waitsLeft) await slots.retries.run(endWaits)
+      waitsLeft = false
       let moved: number
       do {
         moved = await slots.retries.run((sql) => publishDue(sql, MOST_DUE))

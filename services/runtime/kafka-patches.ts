@@ -126,8 +126,9 @@ function encodeProduce(Encoder: EncoderClass, options: ProduceOptions): Encoder 
   const request = new Encoder(bytesOf(options)! + 1_024).writeString(null).writeInt16(acks).writeInt32(timeout).writeInt32(topicData.length)
   for (const { topic, partitions } of topicData) {
     request.writeString(topic).writeInt32(partitions.length)
-    for (const { partition, messages: [batch] } of partitions) {
-      const bytes = batch!.value as Buffer
+    for (const { partition, messages } of partitions) {
+      if (messages.length !== 1) throw new Error(`${messages.length} batches for the partition ${partition} of ${topic}: a request takes one`)
+      const bytes = messages[0]!.value as Buffer
       request.writeInt32(partition).writeInt32(bytes.length).writeBuffer(bytes)
     }
   }

@@ -92,7 +92,7 @@ async function live(parts: RelayParts, relay: SimulatedRelay): Promise<void> {
   const ask = (request: Asked): void => parts.ask(relay, { ...request, by: name })
   const slot: Slot = { run: async (work) => work(gated(parts.sql, ask)), close: async () => undefined }
   const ended = new AbortController()
-  const lanes = openLanes({ slot, holder: name, onClaim: bell.poke, signal, log })
+  const lanes = openLanes({ slot, holder: name, onClaim: bell.poke, onStepBack: () => undefined, signal, log })
   const keep = upkeep({ slots: { floors: slot, retries: slot }, holder: name, lanes: lanes.held, onDue: bell.poke })
   relay.held = lanes.held
   const tasks = [

@@ -24,7 +24,8 @@ export const ledger: Oracle = {
           missing.delete(id)
         }
       }
-      const [row] = await sql<{ n: number }[]>`select count(*)::integer as n from auditlog.rejected_request where id = any(${[...played.rejected]}::bigint[])`
+      const [row] = await sql<{ n: number }[]>`select count(*)::integer as n from auditlog.rejected_request
+        where ${origin}::text || ':' || id = any(${[...played.rejected]}::text[])`
       kept += row?.n ?? 0
     }
     return {
