@@ -79,6 +79,19 @@ test('I10 a relay notices that the clock of the database stepped back by an hour
   await until(async () => (await announce(sql, 'a', 500)).living <= 2, { within: 5_000 })
 })
 
+test('I10 after a step back a lane that is locked at that moment is looked at again, until it is free', async (t) => {
+  const [one, two] = await given(t, 2) as [Sql, Sql]
+  await claimLanes(one, 'died', 72, 500)
+  await one`update outbox.lane set held_until = held_until + interval '1 hour'`
+  await two`begin`
+  await two`select from outbox.lane where lane = 3 for share`
+  t.true(await endLeases(one, 500))
+  await two`commit`
+  t.false(await endLeases(one, 500))
+  await until(async () => (await claimLanes(one, 'a', 72, 60_000)).length > 0, { within: 5_000 })
+  t.is((await one`select from outbox.lane where holder = 'a'`).length, 72)
+})
+
 test('I10 after a step back of the database what waited for a moment is due now, and leases of those who live stay theirs', async (t) => {
   const [sql] = await given(t, 1) as [Sql]
   const mine = await claimLanes(sql, 'a', 72, 60_000)

@@ -10,7 +10,7 @@ export type Claim = { lane: number; term: string; floor: string }
  * ceil(lanes / living) is the fair share: with it no relay has to know of any other by name.
  *
  * `back`: the clock of the database has stepped back, since some relay said that it is alive for longer than any does. What
- * the others said by the clock of then is put right here, so that one of them finds it; the rest is for endWaits.
+ * the others said by the clock of then is put right here, so that one of them finds it; the rest is for endLeases and endWaits.
  */
 export async function announce(sql: Sql, holder: string, aliveMs: number): Promise<{ lanes: number; living: number; back: boolean }> {
   const [row] = await sql<{ lanes: number; living: number; back: boolean }[]>`

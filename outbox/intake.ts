@@ -72,7 +72,7 @@ export async function insertGroup(sql: Sql, changes: readonly Accepted[]): Promi
       insert into auditlog.producer_log (seq_id, origin, topicname, source, schema_name, table_name, operation,
         producer_payload, clean_payload, dialect, row_key, source_time, received_at, epoch, traceparent)
       select n.seq_id, d.origin, n.topic, n.source, n.schema_name, n.table_name, n.operation, n.change::json, n.clean_change,
-        n.dialect, n.row_key, n.source_time, 
+        n.dialect, n.row_key, n.source_time,
         case when e.at > clock_timestamp() + interval '1 minute'
           then greatest(clock_timestamp(), least(${new Date().toISOString()}::timestamptz, greatest(n.source_time, e.at)))
           else clock_timestamp() end,

@@ -1,28 +1,15 @@
-import { rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import test from 'ava'
 
-import { processEnvironment } from '../../services/runtime/config.ts'
-import { given } from '../../test/support/given.ts'
+import { testBench } from '../../test/support/bench.ts'
 import { applyOnce, fill } from './apply.ts'
 import { makeSteps, modelOf } from './changes.ts'
 import { faultsOf } from './oracles.ts'
-import { openPlace, type Bench } from './place.ts'
+import { openPlace } from './place.ts'
 import { fillOutbox } from './prefill.ts'
 import { ratiosOf, type Measured } from './result.ts'
 
-const logFile = join(tmpdir(), `deltapost-bench-test-${process.pid}.log`)
-test.after.always(() => rmSync(logFile, { force: true }))
-
-function benchOf(): Bench {
-  return {
-    stack: { databaseUrl: given('DELTAPOST_TEST_DATABASE_URL'), kafkaBrokers: given('DELTAPOST_TEST_KAFKA') },
-    environment: processEnvironment(), signal: new AbortController().signal, kafkaData: undefined,
-    options: { seconds: 1, rate: 100, events: 400, backlog: 0, repeats: 1 },
-    logFile, tell: () => undefined,
-  }
-}
+const { benchOf, drop } = testBench()
+test.after.always(drop)
 
 test('a bench of refusals ends with good rows right and bad ones parked with their bytes', async (t) => {
   const bench = benchOf()

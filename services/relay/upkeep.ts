@@ -43,8 +43,10 @@ export function upkeep(parts: {
     proven: floor.proven,
     steppedBack() { waitsLeft = true },
     async retries() {
-      if (waitsLeft) await slots.retries.run(endWaits)
-      waitsLeft = false
+      if (waitsLeft) {
+        waitsLeft = false // before, or a step that is told meanwhile is forgotten
+        await slots.retries.run(endWaits).catch((error: unknown) => { waitsLeft = true; throw error })
+      }
       let moved: number
       do {
         moved = await slots.retries.run((sql) => publishDue(sql, MOST_DUE))

@@ -1,28 +1,15 @@
-import { rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import test from 'ava'
 
-import { processEnvironment } from '../../../services/runtime/config.ts'
+import { testBench } from '../../../test/support/bench.ts'
 import { given } from '../../../test/support/given.ts'
 import { makeSteps } from '../changes.ts'
-import type { Bench } from '../place.ts'
 import { arrival, faultsOfRows } from './arrival.ts'
 import { settingsIn } from './connect.ts'
 import { changeRow, openWriters, playBacklog } from './load.ts'
 import { openPair } from './pair.ts'
 
-const logFile = join(tmpdir(), `deltapost-peers-test-${process.pid}.log`)
-test.after.always(() => rmSync(logFile, { force: true }))
-
-function benchOf(): Bench {
-  return {
-    stack: { databaseUrl: given('DELTAPOST_TEST_DATABASE_URL'), kafkaBrokers: given('DELTAPOST_TEST_KAFKA') },
-    environment: processEnvironment(), signal: new AbortController().signal, kafkaData: undefined,
-    options: { seconds: 1, rate: 100, events: 400, backlog: 0, repeats: 1 },
-    logFile, tell: () => undefined,
-  }
-}
+const { benchOf, drop } = testBench()
+test.after.always(drop)
 
 test('the source that peers are fed from ends as the changes say, from a backlog and one by one', async (t) => {
   const bench = benchOf()
