@@ -22,5 +22,5 @@ EXPOSE 8080
 # For the roles that serve HTTP. compose.yaml replaces it for the others.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["node", "ops/health.mjs", "listener"]
 # Exec form: SIGTERM reaches Node itself, which ends what it accepted and exits with 0.
-ENTRYPOINT ["node", "scripts/deltapost.ts"]
+ENTRYPOINT ["node", "--max-semi-space-size=4", "scripts/deltapost.ts"]
 CMD ["serve", "all"]

@@ -33,7 +33,7 @@ const CONFIGURATION = 2
  * when it closes. It has a process group of its own, so that Ctrl-C reaches only us and the order of stopping is ours.
  */
 export function startRole(role: Role, environment: Environment, onLine: (line: string) => void): RoleProcess {
-  const child = spawn(process.execPath, [PROGRAM, 'serve', role], {
+  const child = spawn(process.execPath, [...process.execArgv, PROGRAM, 'serve', role], {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     env: { ...environment },

@@ -88,15 +88,16 @@ const APPLY = 'services/consumer/apply.ts'
 const LOOP = 'services/consumer/loop.ts'
 const PARKED = 'services/consumer/parked.ts'
 const RECEIPTS = 'services/consumer/receipts.ts'
-const COMMIT_OFFSETS = '  await payload.commitOffsetsIfNecessary({ topics })'
+const MIRROR = 'services/consumer/mirror.ts'
+const COMMIT_OFFSETS = '    await commitOffsetsIfNecessary({ topics })'
 
 const CONSUMER: readonly Failpoint[] = [
   before('consumer.fetched', LOOP, '    const next = await applyBatch(parts, memory.sessions, payload)'),
-  before('consumer.applying', APPLY, '  const row = await callApply(parts.slot, stands, prepared.statementId, documentOf(candidates, liesIn))'),
+  before('consumer.applying', APPLY, '  const row = await callApply(parts.slot, stands, prepared.statementId, documentOf(changes, liesIn))'),
   underWay('consumer.sent', /^consumer \d/),
   after('consumer.applied', LOOP, '  const outcome = await parts.apply({ holding, arrivals, nextOffset: session.chunks.hold() ?? next, bytes })'),
-  before('consumer.committing', LOOP, COMMIT_OFFSETS),
-  after('consumer.committed', LOOP, COMMIT_OFFSETS),
+  before('consumer.committing', MIRROR, COMMIT_OFFSETS),
+  after('consumer.committed', MIRROR, COMMIT_OFFSETS),
   ifThen('consumer.part', LOOP, 'session.chunks.hold() !== undefined', '  if (headless.length > 0) await lent(', { under: 'large', seldom: true }),
   after('consumer.parking', APPLY, '    const last = at === slices.length - 1 ? end : undefined', { under: 'refused', seldom: true }),
   before('consumer.parked', APPLY, `    if (row?.outcome !== 'OK') return row?.outcome ?? 'FENCED'`, { under: 'refused', seldom: true }),

@@ -172,6 +172,26 @@ test('I6 a change that Kafka delivers again has no second effect, with and witho
   t.deepEqual(await statuses(), { 1: 'APPLIED', 2: 'APPLIED', 3: 'APPLIED' })
 })
 
+test('I6 a change that comes twice in a batch, or that another partition is just logging, has one outcome and holds up nothing', async (t) => {
+  const { apply, rows, statuses, holding, url } = await rig(t, account)
+  await apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'a' }, 1))
+  const { statement } = (await rows('select max(id) as statement from inbox.statement'))[0]!
+  const sql = connect(url, { max: 1 })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  await apply(1, arrival('account', 'INSERT', 1, { id: '9', name: 'z' }, 9))
+  const place = await holding(0)
+  await sql`begin`
+  await sql`select inbox.apply('rig', ${place.topic}, '{0}', array[${place.term}]::bigint[], ${statement as number},
+    ${'[{"~i":1,"~op":"INSERT","~o":1,"~e":1,"~t":"2","~s":"2","~f":"2","id":"2","name":"b"}]'}::text::json, '{null}', '{null}', '{null}', '{null}')`
+  const again = arrival('account', 'INSERT', 2, { id: '2', name: 'b' }, 2)
+  const applying = apply(1, again, arrival('account', 'INSERT', 3, { id: '3', name: 'c' }, 3), again)
+  await until(async () => (await rows(`select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
+  await sql`commit`
+  t.is(await applying, 'OK')
+  t.deepEqual(await rows('select id, name from app.account order by id'), [{ id: 1, name: 'a' }, { id: 2, name: 'b' }, { id: 3, name: 'c' }, { id: 9, name: 'z' }])
+  t.deepEqual(await statuses(), { 1: 'APPLIED', 2: 'APPLIED', 3: 'APPLIED', 9: 'APPLIED' })
+})
+
 test('I5 a consumer that lost its partition cannot apply', async (t) => {
   const { apply, rows, slot, holding } = await rig(t, account)
   await apply(0, arrival('account', 'INSERT', 1, { id: '1', name: 'a' }))

@@ -145,9 +145,21 @@ export type Stand = { holding: Holding; end: { nextOffset: bigint; last?: Arriva
 export async function applySet(
   parts: ApplyParts, stands: readonly Stand[], prepared: Prepared, candidates: readonly Candidate[], liesIn?: LiesIn,
 ): Promise<{ outcome: Outcome | 'STALE'; held: Arrival[] }> {
-  const row = await callApply(parts.slot, stands, prepared.statementId, documentOf(candidates, liesIn))
-  if (row.superseded !== null) await flagClockFaults(parts, prepared, row.superseded.map((ordinal) => candidates[ordinal - 1]!))
-  return { outcome: row.outcome, held: (row.held ?? []).map((ordinal) => candidates[ordinal - 1]!.arrival) }
+  const changes = onceEach(candidates)
+  const row = await callApply(parts.slot, stands, prepared.statementId, documentOf(changes, liesIn))
+  if (row.superseded !== null) await flagClockFaults(parts, prepared, row.superseded.map((ordinal) => changes[ordinal - 1]!))
+  return { outcome: row.outcome, held: (row.held ?? []).map((ordinal) => changes[ordinal - 1]!.arrival) }
+}
+
+/** Without what a relay published twice: a document has each change once. */
+function onceEach(candidates: readonly Candidate[]): readonly Candidate[] {
+  const first = new Map<string, Candidate>()
+  for (const candidate of candidates) {
+    const { origin, seqId } = candidate.arrival.identity
+    const name = `${origin}:${seqId}`
+    if (!first.has(name)) first.set(name, candidate)
+  }
+  return first.size === candidates.length ? candidates : [...first.values()]
 }
 
 /** Some hundreds a call, for each has a subtransaction; and no more bytes than a call of many. */

@@ -99,6 +99,23 @@ test('I6 a second consumer takes over partitions in mid-stream and a stored posi
   t.deepEqual(await rows(`select sum(next_offset)::int as records from inbox.position where topic = '${topic}'`), [{ records: 401 }])
 })
 
+test('what Kafka shows as committed is where the partitions stand once nothing more comes', async (t) => {
+  const { start, produce, rows, topic } = await place(t, 2)
+  const { ready } = start('one')
+  await ready
+  for (let seq = 1; seq <= 20; seq += 1) await produce(seq % 2, { id: seq, name: 'x', seq })
+  await until(async () => (await rows('select 1 from inbox.applied')).length === 20, { within: 30_000 })
+  await until(async () => {
+    let offsets: string[] = []
+    await administrate(async (admin) => {
+      const [mirrored] = await admin.fetchOffsets({ groupId: topic, topics: [topic] })
+      offsets = (mirrored?.partitions ?? []).map(({ offset }) => offset)
+    })
+    return String(offsets) === '10,10'
+  }, { within: 30_000 })
+  t.pass()
+})
+
 test('a topic that was deleted and made anew is read from its beginning', async (t) => {
   const { start, produce, rows, topic } = await place(t, 1)
   const first = start('one')

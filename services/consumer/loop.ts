@@ -12,6 +12,8 @@ import { gather } from './gather.ts'
 import { lent } from './lending.ts'
 import type { Lending } from './lending.ts'
 import { raiseTerm, storeWaiting } from './position.ts'
+import { openMirror } from './mirror.ts'
+import type { Mirror } from './mirror.ts'
 import type { Offer } from './rounds.ts'
 import { openSession, startOf } from './session.ts'
 import type { Session } from './session.ts'
@@ -34,9 +36,6 @@ export type LoopParts = {
 /** Memory and time of one call are bounded by these: a call of 1,000 changes takes some 20 ms. */
 const callLimit = { changes: 1_000, bytes: 8 << 20 }
 
-/** Kafka's committed offset is a mirror for lag tools; once a second is often enough. */
-const mirrorEvery = 1_000
-
 const backOff = { first: 200, most: 10_000 }
 
 /** What a loop remembers between batches, by topic and partition. */
@@ -44,13 +43,15 @@ type Memory = {
   sessions: Map<string, Session>
   /** Failures in a row. */
   failures: Map<string, number>
-  /** When Kafka's committed offset was last brought up to date. */
-  mirrored: Map<string, number>
+  mirror: Mirror
 }
 
 /** Applies what Kafka delivers. `assigned` must be called at every new assignment: it forgets the terms. */
 export function consumerLoop(parts: LoopParts): { eachBatch(payload: EachBatchPayload): Promise<void>; assigned(): void } {
-  const memory: Memory = { sessions: new Map(), failures: new Map(), mirrored: new Map() }
+  const memory: Memory = {
+    sessions: new Map(), failures: new Map(),
+    mirror: openMirror((topic, partition) => memory.sessions.get(`${topic}/${partition}`)?.chunks.hold(), parts.log),
+  }
   return {
     eachBatch: (payload) => takeBatch(parts, memory, payload),
     assigned() {
@@ -86,7 +87,7 @@ async function takeBatch(parts: LoopParts, memory: Memory, payload: EachBatchPay
   }
   await beat // what a heartbeat says of the group is for kafkajs to act on
   await heartbeat()
-  await mirror(memory, payload)
+  await memory.mirror(payload)
 }
 
 /** Writes down why the partition does not move, for status, doctor and event show. Where the database is away nobody can look. */
@@ -99,19 +100,6 @@ async function noteWaiting(parts: LoopParts, session: Session | undefined, { bat
   } catch (failure) {
     parts.log.debug({ error: failure }, 'why the partition waits could not be stored')
   }
-}
-
-async function mirror(memory: Memory, payload: EachBatchPayload): Promise<void> {
-  const now = Date.now()
-  if (now - (memory.mirrored.get(nameOf(payload)) ?? 0) < mirrorEvery) return
-  memory.mirrored.set(nameOf(payload), now)
-  const topics = payload.uncommittedOffsets().topics.map(({ topic, partitions }) => ({
-    topic,
-    partitions: partitions.map(({ partition, offset }) => ({
-      partition, offset: (memory.sessions.get(`${topic}/${partition}`)?.chunks.hold() ?? offset).toString(),
-    })),
-  }))
-  await payload.commitOffsetsIfNecessary({ topics })
 }
 
 /**

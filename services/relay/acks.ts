@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises'
 import type { Log } from '../runtime/log.ts'
 import { lose } from './lanes.ts'
 import type { HeldLane } from './lanes.ts'
@@ -27,7 +28,8 @@ export type AcksParts<T> = {
 export type Acks<T> = { add: (batch: readonly (InFlight & { item: T })[]) => void; finish: () => Promise<void> }
 
 /**
- * One statement at a time, with all that was added meanwhile. A failed one is tried again: it names what leaves, so it
+ * One statement at a time, with all that was added meanwhile, and in the same turn: one answer of the broker brings what
+ * many partitions had. A failed one is tried again: it names what leaves, so it
  * does no harm when the first did succeed. Until then its events are in flight and are not read again.
  */
 export function openAcks<T>(parts: AcksParts<T>): Acks<T> {
@@ -50,6 +52,7 @@ export function openAcks<T>(parts: AcksParts<T>): Acks<T> {
   }
 
   async function work(): Promise<void> {
+    await setImmediate()
     for (let tries = 0; waiting.length > 0 && !parts.hurry.aborted; ) {
       try {
         await once()
