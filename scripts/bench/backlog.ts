@@ -4,7 +4,7 @@ import { bodyOf, makeSteps, modelOf, type Step } from './changes.ts'
 import { dueToApplied } from './latency.ts'
 import { measuredBetween, takeReading } from './measure.ts'
 import { faultsOf } from './oracles.ts'
-import { drain, everythingApplied, lastSeqId, playAtRate, WAKE_CHANNEL } from './pipeline.ts'
+import { drain, everythingApplied, firstAckToLastOutcome, lastSeqId, playAtRate, WAKE_CHANNEL } from './pipeline.ts'
 import { openPlace, type Bench, type Place } from './place.ts'
 import { fillOutbox, openIntake } from './prefill.ts'
 import type { Measured, RatioRule } from './result.ts'
@@ -25,13 +25,13 @@ export async function backlog(bench: Bench, keep: (run: Measured) => void): Prom
 }
 
 async function drainBacklog(bench: Bench, repeat: number, analysed: boolean): Promise<Measured> {
-  const { events, rate, seconds } = bench.options
+  const { events, rate, seconds: liveSeconds } = bench.options
   const place = await openPlace(bench)
   const wake = openWake({ url: place.databaseUrl, channel: WAKE_CHANNEL, name: 'bench', log: openLog('bench', 'warn') })
   const intake = openIntake(place, { inOrder: false, ring: wake.ring })
   try {
     bench.tell(`backlog: ${bench.options.backlog} changes, ${analysed ? 'analysed' : 'statistics of an empty table'}, run ${repeat}`)
-    const steps = makeSteps(events + rate * seconds)
+    const steps = makeSteps(events + rate * liveSeconds)
     // No autovacuum until the relay begins, or it would analyse what is to be met as it is.
     for (const table of ['outbox.event', 'auditlog.producer_log_000000']) await place.sql.unsafe(`alter table ${table} set (autovacuum_enabled = false)`)
     const changes = await fillBacklog(bench, place, steps.slice(0, events))
@@ -42,8 +42,7 @@ async function drainBacklog(bench: Bench, repeat: number, analysed: boolean): Pr
     await place.start('relay')
     await everythingApplied(bench, place, changes)
     const after = await takeReading(place)
-    const [row] = await place.sql<{ seconds: number }[]>`
-      select extract(epoch from (select max(applied_at) from inbox.applied) - (select min(producer_publish_time) from auditlog.publish_log))::float8 as seconds`
+    const seconds = await firstAckToLastOutcome(place, 0n)
     const above = await lastSeqId(place)
     const live = steps.slice(events)
     await playAtRate(bench, live, rate, (step, micros) => intake.take(bodyOf(step, micros, BYTES)))
@@ -51,7 +50,7 @@ async function drainBacklog(bench: Bench, repeat: number, analysed: boolean): Pr
     const faults = await faultsOf(place.sql, { changes: changes + live.length, model: modelOf(steps), bytes: BYTES, published: true })
     const latency = await dueToApplied(place.sql, above)
     return measuredBetween(place, before, after, {
-      scenario: 'backlog', variant: analysed ? 'analysed' : 'statistics of an empty table', repeat, changes, seconds: row?.seconds ?? NaN, faults, latency,
+      scenario: 'backlog', variant: analysed ? 'analysed' : 'statistics of an empty table', repeat, changes, seconds, faults, latency,
     })
   } finally {
     await Promise.all([intake.close(), wake.close()])

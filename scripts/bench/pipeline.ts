@@ -75,13 +75,11 @@ export async function drain(bench: Bench, how: Drain, steps: readonly Step[]): P
     thaw()
     await everythingApplied(bench, place, warm + steps.length)
     const after = await takeReading(place)
-    const [row] = await place.sql<{ seconds: number }[]>`
-      select extract(epoch from (select max(applied_at) from inbox.applied)
-        - (select min(producer_publish_time) from auditlog.publish_log where seq_id > ${above.toString()}))::float8 as seconds`
+    const seconds = await firstAckToLastOutcome(place, above)
     const faults = await faultsOf(place.sql, { changes: warm + steps.length, model: modelOf(steps), bytes, published: true })
     const kafkaBytes = topicBytes(bench.kafkaData, place.topic)
     return measuredBetween(place, before, after, {
-      scenario: 'pipeline', variant, repeat, changes: steps.length, seconds: row?.seconds ?? NaN, faults,
+      scenario: 'pipeline', variant, repeat, changes: steps.length, seconds, faults,
       ...(kafkaBytes === undefined || onTopic === undefined ? {} : { kafkaBytes: kafkaBytes - onTopic }),
     })
   } finally {
@@ -89,6 +87,14 @@ export async function drain(bench: Bench, how: Drain, steps: readonly Step[]): P
     await snapshot?.end({ timeout: 5 })
     await place.drop()
   }
+}
+
+/** Seconds, by the clock of the database. */
+export async function firstAckToLastOutcome(place: Place, aboveSeqId: bigint): Promise<number> {
+  const [row] = await place.sql<{ seconds: number }[]>`
+    select extract(epoch from (select max(applied_at) from inbox.applied)
+      - (select min(producer_publish_time) from auditlog.publish_log where seq_id > ${aboveSeqId.toString()}))::float8 as seconds`
+  return row?.seconds ?? NaN
 }
 
 /** Stops the processes where they stand; what it returns lets them go on, once. */

@@ -12,8 +12,11 @@ const FOLDER = cacheFolder(`pg-transactional-outbox-${VERSION}`)
 /** Of its handlers: one for two of its segments; with one each it was no faster and the server had 100 more processes. */
 const CONNECTIONS = '50'
 
-/** The peer's process. `late`: milliseconds from due to acknowledged, of all that it has published since it was last asked. */
-export type OutboxProcess = { pid: number; takeLate: () => number[]; stop: () => Promise<void> }
+/**
+ * The peer's process. `takeLate`: milliseconds from due to acknowledged, of all that it has published since it was last asked.
+ * `lost`: changes that it said it could not find, and will not look for again.
+ */
+export type OutboxProcess = { pid: number; takeLate: () => number[]; lost: () => number; stop: () => Promise<void> }
 
 /** What this machine lacks to have the package, in words, or undefined. */
 export function missingForOutboxPackage(): string | undefined {
@@ -54,8 +57,10 @@ export async function startOutboxProcess(parts: {
   closeSync(log)
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   let late: number[] = []
-  const ready = new Promise<void>((resolve) => child.on('message', (told: { ready?: true; late?: number[] }) => {
+  let lost = 0
+  const ready = new Promise<void>((resolve) => child.on('message', (told: { ready?: true; lost?: true; late?: number[] }) => {
     if (told.ready === true) resolve()
+    if (told.lost === true) lost += 1
     for (const ms of told.late ?? []) late.push(ms)
   }))
   const early = exited.then(() => {
@@ -70,6 +75,7 @@ export async function startOutboxProcess(parts: {
       late = []
       return taken
     },
+    lost: () => lost,
     stop: async () => {
       if (child.connected) child.disconnect()
       await exited

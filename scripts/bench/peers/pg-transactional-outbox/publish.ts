@@ -13,6 +13,11 @@ type Library = {
 }
 
 const told = (...words: unknown[]): void => console.error(new Date().toISOString(), ...words)
+/** A commit is in the log that it reads before other sessions see the row, so now and then its look-up finds none; then it goes on. */
+const warned = (...words: unknown[]): void => {
+  told(...words)
+  if (words.some((word) => String(word).includes('MESSAGE_NOT_FOUND'))) process.send?.({ lost: true })
+}
 const quiet = (): void => undefined
 const given = (name: string): string => process.env[name] ?? ''
 const library = createRequire(join(given('PACKAGE_FOLDER'), 'package.json'))('pg-transactional-outbox') as Library // the pinned version of the lock file
@@ -61,7 +66,7 @@ const [shutdown] = library.initializeReplicationMessageListener(
     },
   },
   { handle: publish },
-  { fatal: told, error: told, warn: told, info: quiet, debug: quiet, trace: quiet, silent: quiet, level: 'warn' },
+  { fatal: told, error: told, warn: warned, info: quiet, debug: quiet, trace: quiet, silent: quiet, level: 'warn' },
   { concurrencyStrategy: library.createReplicationSegmentMutexConcurrencyController() },
 )
 process.send?.({ ready: true })
