@@ -72,6 +72,7 @@ $$`,
   mutant({
     name: 'late-fills-nothing',
     why: 'an older change that comes late is left out whole, also the columns that newer images of its row did not carry',
+    plants: [SPREAD, UNEVEN],
     sql: [{ routine: 'inbox.fill', find: `if change ->> '~op' = 'DELETE' then`, replace: 'if true then' }],
     workloads: ['resnapshot'], faults: [], events: 4_000, expects: ['target'],
   }),
