@@ -35,7 +35,7 @@ async function isInItsGroup({ kafkaBrokers, consumerGroup }) {
   const admin = openKafka(kafkaBrokers, openLog('health', 'silent')).admin({ retry: KAFKA_RETRY })
   await admin.connect()
   const { groups } = await admin.describeGroups([consumerGroup])
-  return groups.some(({ members }) => members.some((member) => member.clientId === clientId()))
+  return groups.some(({ members }) => members.some((member) => member.clientId.startsWith(`${clientId()}:`)))
 }
 
 async function healthy() {

@@ -7,6 +7,7 @@ import { openSlot } from '../runtime/slot.ts'
 import { openLending } from './lending.ts'
 import { consumerLoop } from './loop.ts'
 import { besideShipping } from './receipts.ts'
+import { memberName } from './predecessors.ts'
 import { openRelations } from './relations.ts'
 import { openRounds } from './rounds.ts'
 import { superviseConsumer } from './supervise.ts'
@@ -35,7 +36,7 @@ const lockTimeout = 0
  */
 export async function runConsumer({ config, log, signal, onReady }: ConsumerParts): Promise<void> {
   const late = lateAfter(signal, config.shutdownTimeout * 0.85)
-  const kafka = openKafka(config.kafkaBrokers, log)
+  const kafka = openKafka(config.kafkaBrokers, log, memberName())
   const url = config.targetDatabaseUrl ?? config.databaseUrl
   const slots = Array.from({ length: atOnce }, (_, at) => openSlot({ url, name: `consumer ${at + 1}`, deadline: 60_000, lockTimeout }))
   const lending = openLending(slots)

@@ -1,5 +1,6 @@
 import type { Consumer, EachBatchPayload, Kafka } from 'kafkajs'
 import type { Log } from '../runtime/log.ts'
+import { dismissPredecessors } from './predecessors.ts'
 
 export type SuperviseParts = {
   kafka: Kafka
@@ -74,6 +75,9 @@ async function oneLife(parts: SuperviseParts, joined: () => void): Promise<void>
     parts.ready()
     resolve()
   }))
+  const joinedOrOver = new AbortController()
+  void joining.then(() => joinedOrOver.abort())
+  void dismissPredecessors({ ...parts, signal: joinedOrOver.signal })
   try {
     await consumer.connect()
     await consumer.subscribe({ topic: parts.topic, fromBeginning: true })
@@ -89,6 +93,7 @@ async function oneLife(parts: SuperviseParts, joined: () => void): Promise<void>
     await Promise.race([joining, crashed.catch(() => undefined), pause(3_000)])
     await disconnect(consumer, parts.log)
     over.abort()
+    joinedOrOver.abort()
   }
 }
 

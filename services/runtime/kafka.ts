@@ -53,11 +53,11 @@ export class SendUnconfirmed extends Error {
 }
 
 /** A client of the brokers with every guard that kafkajs needs; connects when it is used. */
-export function openKafka(brokers: readonly string[], log: Log): Kafka {
+export function openKafka(brokers: readonly string[], log: Log, name = clientId()): Kafka {
   patchKafkajs()
   return new kafkajs.Kafka({
-    // The machine's name, so that a group's members and the broker's logs tell whose they are.
-    clientId: clientId(),
+    // With the machine's name, so that a group's members and the broker's logs tell whose they are.
+    clientId: name,
     brokers: [...brokers],
     connectionTimeout: 5_000, // the default of 1 s fails on a loaded machine
     authenticationTimeout: 10_000,
@@ -68,6 +68,26 @@ export function openKafka(brokers: readonly string[], log: Log): Kafka {
     logLevel: log.isLevelEnabled('debug') ? kafkajs.logLevel.INFO : kafkajs.logLevel.WARN,
     logCreator: () => logOf(log),
   })
+}
+
+type Cluster = {
+  connect: () => Promise<void>
+  disconnect: () => Promise<void>
+  findGroupCoordinator: (group: { groupId: string }) => Promise<{ leaveGroup: (member: { groupId: string; memberId: string }) => Promise<unknown> }>
+}
+
+/** Takes a member out of its group, as it does itself when it stops. kafkajs has the request and no function for it. */
+export async function removeMember(kafka: Kafka, group: string, memberId: string): Promise<void> {
+  const makes = Object.getOwnPropertySymbols(kafka).find(({ description }) => description === 'private:Kafka:createCluster')
+  if (makes === undefined) throw new Error('kafkajs has no createCluster any more')
+  const cluster = (kafka as unknown as Record<symbol, (options: object) => Cluster>)[makes]!({ allowAutoTopicCreation: false, metadataMaxAge: 60_000 }) // not in its types
+  await cluster.connect()
+  try {
+    const coordinator = await cluster.findGroupCoordinator({ groupId: group })
+    await coordinator.leaveGroup({ groupId: group, memberId })
+  } finally {
+    await cluster.disconnect()
+  }
 }
 
 /**
