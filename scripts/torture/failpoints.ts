@@ -4,7 +4,7 @@ import type { Plant } from './plant.ts'
 /**
  * A labelled step; its name is the label, which begins with the role that passes it. `under` says what must be going on
  * for it to be passed at all, `seldom` that it is passed about once a second or less: it must be armed for its first pass.
- * `atTarget`: only the relay of the database that changes are applied in passes it, which is the last one.
+ * `atTarget`: only the relay of the database that changes are applied in passes it.
  */
 export type Failpoint = Plant & { under?: 'refused' | 'garbage' | 'large' | 'waiting' | 'two databases'; seldom?: true; atTarget?: true }
 

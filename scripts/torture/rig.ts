@@ -11,6 +11,7 @@ import type { Role } from '../commands/serve.ts'
 import { freePorts } from '../stack/free-port.ts'
 import { createDatabase } from '../stack/database.ts'
 import type { EmbeddedPostgres } from '../stack/embedded-postgres.ts'
+import { TARGETS_RELAY } from './faults/fault.ts'
 import type { Edge, Rig } from './faults/fault.ts'
 import { startProxy } from './proxy.ts'
 import { keepRole, type KeptRole } from './role-keeper.ts'
@@ -144,7 +145,7 @@ type Names = { urls: Urls; brokers: readonly string[]; topic: string; errorTopic
 /** A process of a role, and the database it works for: `target` where that is not the one it takes changes from. */
 type Post = { role: Role; name: string; second: boolean; database: string; target: string | undefined }
 
-/** A source has listeners, relays and consumers that tell it the outcomes. A target that is no source has a relay too, which is the last of them. */
+/** A source has listeners, relays and consumers that tell it the outcomes. A target that is no source has a relay too. */
 function postsOf({ counts, twoDatabases }: RigOptions, { first, target, second }: Urls): Post[] {
   const several = (role: Role, count: number): Post[] => Array.from({ length: count }, (_, at) => ({
     role, name: `${role} ${at}`, second: false, database: first, target: twoDatabases && role !== 'relay' ? target : undefined,
@@ -153,7 +154,7 @@ function postsOf({ counts, twoDatabases }: RigOptions, { first, target, second }
   return [
     ...several('listener', counts.listener), ...other('listener'),
     ...other('relay'), ...several('relay', counts.relay),
-    ...(twoDatabases ? [{ role: 'relay' as const, name: `relay ${counts.relay}`, second: false, database: target, target: undefined }] : []),
+    ...(twoDatabases ? [{ role: 'relay' as const, name: TARGETS_RELAY, second: false, database: target, target: undefined }] : []),
     ...several('consumer', second === undefined ? counts.consumer : Math.max(1, counts.consumer - 1)), ...other('consumer'),
   ]
 }

@@ -1,5 +1,5 @@
 import { FAILPOINTS, type Failpoint, SQL_FAILPOINTS } from './failpoints.ts'
-import { type Fault, type Rig, wait } from './faults/fault.ts'
+import { type Fault, type Rig, TARGETS_RELAY, wait } from './faults/fault.ts'
 import { type Plan, type Planned, STEP } from './plan.ts'
 
 /** So long a step is waited for; one that needs a refused row may take a while. */
@@ -29,8 +29,8 @@ const WORKLOAD_UNDER = { refused: 'refused', waiting: 'refused', garbage: 'garba
 async function killAt(rig: Rig, { name: label, seldom, under, atTarget }: Failpoint): Promise<void> {
   const kind = label.split('.')[0] ?? ''
   const rare = under !== undefined && kind !== 'consumer' // consumers share the topic, whatever source they tell
-  const all = rig.roles.filter(({ name, second }) => name.startsWith(kind) && !(second === true && rare))
-  const role = rig.random.pick(atTarget === true ? all.slice(-1) : all)
+  const all = rig.roles.filter(({ name, second }) => name.startsWith(kind) && !(rare && (second === true || name === TARGETS_RELAY)))
+  const role = rig.roles.find(({ name }) => atTarget === true && name === TARGETS_RELAY) ?? rig.random.pick(all)
   const nth = seldom === true ? 1 : 1 + rig.random.below(MOST_PASSES)
   rig.want(under && WORKLOAD_UNDER[under])
   const passed = await role.hit(label, 'SIGKILL', nth, STEP_MS)

@@ -8,6 +8,9 @@ import type { Proxy } from '../proxy.ts'
 import type { Armed } from '../role.ts'
 import type { ServerClock } from '../server-clock.ts'
 
+/** The relay of a target that is no source: it has retries and failures to publish, and no changes. */
+export const TARGETS_RELAY = 'relay target'
+
 /** One process of a campaign: 'listener 0', 'relay 1'. */
 export type RigRole = {
   name: string
