@@ -23,12 +23,8 @@ test('a consumer that was killed is taken out of its group by the next one on it
   const database = await freshDatabase()
   const { topic, drop } = await freshTopic('predecessor', 2)
   const environment = { DATABASE_URL: database.url, KAFKA_BROKERS: brokers().join(), TOPIC: topic, CONSUMER_GROUP: topic, TOPIC_PARTITIONS: '2', PATH: process.env['PATH'] }
-  const stopping = new AbortController()
-  let ended: Promise<void> | undefined
   t.timeout(120_000)
   t.teardown(async () => {
-    stopping.abort()
-    await ended
     await database.drop()
     await drop()
   })
@@ -42,7 +38,12 @@ test('a consumer that was killed is taken out of its group by the next one on it
   const said: { msg: string; member?: string }[] = []
   const log = pino({ level: 'info' }, { write: (line: string) => said.push(JSON.parse(line) as (typeof said)[number]) })
   const { promise: ready, resolve } = Promise.withResolvers<void>()
-  ended = runConsumer({ config: readConfig(environment), log, signal: stopping.signal, onReady: resolve })
+  const stopping = new AbortController()
+  const ended = runConsumer({ config: readConfig(environment), log, signal: stopping.signal, onReady: resolve })
+  t.teardown(async () => {
+    stopping.abort()
+    await ended
+  })
   await ready
   t.deepEqual(said.filter(({ member }) => member !== undefined).map(({ member }) => member), before)
   const after = await membersOf(topic)
